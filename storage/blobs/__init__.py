@@ -1,0 +1,1 @@
+"""Blob stores: bytes under random, final keys."""
