@@ -1,0 +1,24 @@
+"""What the whole run says at its end: what was skipped, and why."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for report in terminalreporter.stats.get("skipped", []):
+        where_and_why = report.longrepr
+        reason = where_and_why[2] if isinstance(where_and_why, tuple) else str(where_and_why)
+        reasons[reason.removeprefix("Skipped: ")].append(report.nodeid)
+    terminalreporter.section("what was skipped")
+    if not reasons:
+        terminalreporter.write_line("nothing was skipped")
+        return
+    terminalreporter.write_line(f"skipped: {sum(len(tests) for tests in reasons.values())}")
+    for reason, tests in sorted(reasons.items()):
+        terminalreporter.write_line(f"  {reason} ({len(tests)})")
+        for test in tests:
+            terminalreporter.write_line(f"    {test}")
