@@ -1,0 +1,246 @@
+"""The head of an HTTP/1 request, checked on its raw bytes before h11 sees them.
+
+The rule: what could mean one thing to us and another to somebody in front of us is refused, and the connection
+closed. h11 is forgiving where it may be (line folding, a bare LF, Content-Length beside Transfer-Encoding); a server
+behind proxies must not be (RFC 9112 11.2, request smuggling). Whatever is accepted here h11 accepts too, with the
+same meaning; tests/protocols/http1/fuzz.py keeps that true.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from enseada.limits import Limits
+
+EMPTY_LINES = 4
+"""Empty lines that are ignored before a request line (RFC 9112 2.2 wants at least one)."""
+LINE_SLACK = 64
+"""Bytes of a request line beside its target: the method, the version, two spaces and the line's end."""
+MAX_DIGITS = 18
+"""Digits of a Content-Length: what follows is counted in 64 bits by somebody."""
+
+
+class HeadError(Exception):
+    """The head is refused. ``status`` is what the client is told before the connection is closed."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Target(NamedTuple):
+    """A request target, taken apart. Nothing of it is percent-decoded."""
+
+    path: str
+    query: str
+    authority: str | None
+    """What an absolute-form target names; it then takes the place of Host (RFC 9112 3.2.2)."""
+
+
+class Head(NamedTuple):
+    """What a checked head says about where its request goes and where its content ends."""
+
+    path: str
+    query: str
+    host: str
+    """The authority asked for; empty if the client named none."""
+    length: int | None
+    """Bytes of content, 0 where there is none; None: chunked."""
+
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110 5.6.2
+_VALUE = rb"[\t\x20-\x7e\x80-\xff]*"  # RFC 9110 5.5, and OWS around it
+# One expression decides; a head that does not match is looked at again, slowly, only to say what is wrong with it.
+_HEAD = re.compile(
+    rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])\r\n((?:" + _TOKEN + rb":" + _VALUE + rb"\r\n)*)\r\n"
+)
+_FIELD_LINE = re.compile(_TOKEN + rb":" + _VALUE)
+# The fields that decide about framing and routing. Each begins a line: fields never contain a line's end.
+_DECIDING = re.compile(rb"(?:^|\n)(host|content-length|transfer-encoding):([^\r]*)", re.IGNORECASE)
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_DIGITS = re.compile(rb"[0-9]{1,%d}" % MAX_DIGITS)
+_CODING = re.compile(_TOKEN + rb"(?:[ \t]*;[^,]*)?")
+_ABSOLUTE = re.compile(r"https?://([^/?#]*)([^?#]*)(?:\?([^#]*))?", re.IGNORECASE)
+# RFC 3986 3.2.2, without percent-encoding and sub-delims, which no host that serves packages has.
+_AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]{0,5})?")
+
+
+class HeadBuffer:
+    """Received bytes that nothing has used yet. Finds the heads in them, without looking twice at any byte."""
+
+    __slots__ = ("_data", "_empty_lines", "_limits", "_searched")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._data = bytearray()
+        self._searched = 0
+        self._empty_lines = 0
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Add what was received."""
+        self._data += data
+
+    def take(self, count: int) -> bytes:
+        """Remove up to ``count`` bytes from the front: they are content."""
+        taken = bytes(self._data[:count])
+        del self._data[:count]
+        self._searched = 0
+        return taken
+
+    def next_head(self) -> bytes | None:
+        """Remove the next head, its empty line included, and return it; None: it is not whole yet.
+
+        Raises HeadError as soon as it can be seen that no acceptable head will come.
+        """
+        data = self._data
+        while data.startswith(b"\r\n"):
+            self._empty_lines += 1
+            if self._empty_lines > EMPTY_LINES:
+                raise HeadError(400, "nothing but empty lines")
+            del data[:2]
+            self._searched = 0
+        end = data.find(b"\r\n\r\n", max(0, self._searched - 3))
+        if end >= 0:
+            if end + 4 > self._limits.head_bytes:
+                raise _too_large(data, self._limits)
+            head = bytes(data[: end + 4])
+            del data[: end + 4]
+            self._searched = self._empty_lines = 0
+            return head
+        self._refuse_early(data)
+        self._searched = len(data)
+        return None
+
+    def _refuse_early(self, data: bytearray) -> None:
+        """Refuse at once what would otherwise be waited for in vain: the wrong protocol, or lines that end in LF."""
+        if data and data != b"\r" and not 0x21 <= data[0] <= 0x7E:
+            raise HeadError(400, "not an HTTP request")
+        if _BARE_LF.search(data, max(0, self._searched - 1)):
+            raise HeadError(400, "a line that ends without CR")
+        if len(data) >= self._limits.head_bytes or (
+            len(data) > self._limits.target_bytes + LINE_SLACK and data.find(b"\r\n") < 0
+        ):
+            raise _too_large(data, self._limits)
+
+
+def _too_large(data: bytearray, limits: Limits) -> HeadError:
+    line = data.find(b"\r\n")
+    if line < 0 or line > limits.target_bytes + LINE_SLACK:
+        return HeadError(414, f"the request target is longer than {limits.target_bytes} bytes")
+    return HeadError(431, f"the head is larger than {limits.head_bytes} bytes")
+
+
+def check(head: bytes, limits: Limits) -> Head:
+    """Check a whole head, and say where the request goes and how its content is framed. Raises HeadError."""
+    match = _HEAD.fullmatch(head)
+    if match is None:
+        raise _diagnose(head)
+    method, raw_target, version, fields = match.groups()
+    if len(raw_target) > limits.target_bytes:
+        raise HeadError(414, f"the request target is longer than {limits.target_bytes} bytes")
+    if version not in (b"1.1", b"1.0"):
+        raise HeadError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
+    if fields.count(b"\n") > limits.head_count:
+        raise HeadError(431, f"more than {limits.head_count} header fields")
+    hosts: list[bytes] = []
+    lengths: list[bytes] = []
+    codings: list[bytes] = []
+    for name, value in _DECIDING.findall(fields):
+        first = name[0] | 0x20
+        (hosts if first == 0x68 else lengths if first == 0x63 else codings).append(value.strip(b" \t"))
+    target = split_target(method, raw_target)
+    return Head(target.path, target.query, _host(hosts, version, target), _framing(lengths, codings, version))
+
+
+def split_target(method: bytes, raw: bytes) -> Target:
+    """Take a request target apart (RFC 9112 3.2). Raises HeadError for a form that the method does not have."""
+    if method == b"CONNECT":
+        raise HeadError(501, "this is no proxy")
+    target = raw.decode("ascii")
+    if "#" in target:
+        raise HeadError(400, "a fragment in the request target")
+    if target.startswith("/"):
+        path, _, query = target.partition("?")
+        return Target(path, query, None)
+    if target == "*" and method == b"OPTIONS":
+        return Target("*", "", None)
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None:
+        raise HeadError(400, "the request target is neither a path nor an http URL")
+    authority, path, query = match.group(1, 2, 3)
+    if not _AUTHORITY.fullmatch(authority):
+        raise HeadError(400, "the request target has no valid host")
+    if not path:
+        # RFC 9112 3.2.4: OPTIONS for a URL without path or query is the asterisk form.
+        path = "*" if method == b"OPTIONS" and query is None else "/"
+    return Target(path, query or "", authority)
+
+
+def _host(hosts: list[bytes], version: bytes, target: Target) -> str:
+    if len(hosts) > 1:
+        raise HeadError(400, "more than one Host")
+    if not hosts:
+        if version == b"1.1":
+            raise HeadError(400, "no Host")
+        return target.authority or ""
+    host = hosts[0].decode("latin-1")
+    if host and not _AUTHORITY.fullmatch(host):  # empty is valid: a client that knows no authority says so
+        raise HeadError(400, "Host is no valid host")
+    return target.authority or host
+
+
+def _framing(lengths: list[bytes], codings: list[bytes], version: bytes) -> int | None:
+    """Where the content ends (RFC 9112 6.3), if it says so once and clearly."""
+    if codings:
+        if lengths:
+            raise HeadError(400, "Content-Length beside Transfer-Encoding")
+        if version == b"1.0":
+            raise HeadError(400, "Transfer-Encoding in HTTP/1.0")
+        if len(codings) > 1:
+            raise HeadError(400, "more than one Transfer-Encoding")
+        if codings[0].lower() != b"chunked":
+            raise _unknown_coding(codings[0].lower())
+        return None
+    if not lengths:
+        return 0
+    if len(lengths) > 1:
+        raise HeadError(400, "more than one Content-Length")
+    if not _DIGITS.fullmatch(lengths[0]):
+        raise HeadError(400, "Content-Length is no number")
+    return int(lengths[0])
+
+
+def _unknown_coding(value: bytes) -> HeadError:
+    """RFC 9112 6.1: 501 for codings that are merely unknown; 6.3: 400 for what nobody can have meant."""
+    codings = [coding.strip(b" \t") for coding in value.split(b",")]
+    if all(_CODING.fullmatch(coding) for coding in codings) and codings.count(b"chunked") <= 1:
+        return HeadError(501, "the only transfer coding known is chunked")
+    return HeadError(400, "Transfer-Encoding makes no sense")
+
+
+def _diagnose(head: bytes) -> HeadError:
+    """Say what is wrong with a head that did not match."""
+    if _BARE_LF.search(head):
+        return HeadError(400, "a line that ends without CR")
+    line, *fields = head[:-4].split(b"\r\n")
+    parts = line.split(b" ")
+    if len(parts) != 3 or not re.fullmatch(_TOKEN, parts[0]):
+        return HeadError(400, "not an HTTP request line")
+    if not re.fullmatch(rb"[\x21-\x7e]+", parts[1]):
+        return HeadError(400, "a character in the request target that does not belong there")
+    if not re.fullmatch(rb"HTTP/[0-9]\.[0-9]", parts[2]):
+        return HeadError(505 if parts[2].startswith(b"HTTP/") else 400, "not a version of HTTP")
+    for field in fields:
+        if field[:1] in (b" ", b"\t"):
+            return HeadError(400, "a folded header field")
+        if not _FIELD_LINE.fullmatch(field):
+            name, colon, _ = field.partition(b":")
+            if colon and name != name.rstrip(b" \t"):
+                return HeadError(400, "a space before the colon of a header field")
+            return HeadError(400, "a malformed header field")
+    return HeadError(400, "a malformed head")
