@@ -60,6 +60,16 @@ def shell(tmp_path: Path) -> Shell:
 
 
 @pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short name: podman's may have 50 characters."""
+    folder = Path(tempfile.mkdtemp(prefix="enseada-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
 def docker(tmp_path: Path, engine: str) -> Shell:
     """A shell in which docker talks to our engine."""
     return Shell.at(tmp_path, DOCKER_HOST=engine)

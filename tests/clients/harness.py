@@ -175,13 +175,15 @@ class Shell:
         return result
 
 
+REFUSALS = ("unauthorized", "401", "authentication required", "invalid username", "credential not found")
+"""How clients put it that a login is wrong or lacking."""
 KEPT_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "LANG", "TERM", "NO_COLOR")
 
 
 def assert_refused(result: Result) -> None:
-    """Assert that a client failed *because* of who asked, and said so."""
+    """Assert that a client failed *because* of who asked, or because nobody is logged in, and said so."""
     said = result.said.lower()
-    assert any(word in said for word in ("unauthorized", "401", "authentication required", "invalid username")), str(result)
+    assert any(word in said for word in REFUSALS), str(result)
 
 
 # --- servers --------------------------------------------------------------------------------------------------------

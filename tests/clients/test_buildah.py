@@ -13,10 +13,10 @@ from tests.clients.harness import WRONG_PASSWORD, Result, Served, Shell, assert_
 class Buildah:
     """buildah with storage of its own."""
 
-    def __init__(self, shell: Shell) -> None:
+    def __init__(self, shell: Shell, storage: Path) -> None:
         self.shell = shell
-        storage = ("--root", shell.home / "store", "--runroot", shell.home / "run", "--storage-driver", "vfs")
-        self.command = ("buildah", *storage)
+        where = ("--root", storage / "store", "--runroot", storage / "run", "--storage-driver", "vfs")
+        self.command = ("buildah", *where)
 
     def __call__(self, *args: str | Path, input: bytes = b"") -> Result:
         return self.shell.run(*self.command, *args, input=input)
@@ -26,10 +26,10 @@ class Buildah:
 
 
 @pytest.fixture
-def buildah(shell: Shell) -> Buildah:
+def buildah(shell: Shell, short: Path) -> Buildah:
     need("buildah")
     need_root("buildah's vfs storage")
-    return Buildah(shell)
+    return Buildah(shell, short)
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from tests.clients.harness import WRONG_PASSWORD, Result, Served, Shell, assert_
 
 
 class Podman:
-    """podman with storage of its own, which must be short of name and inside the test's folder."""
+    """podman with storage of its own."""
 
-    def __init__(self, shell: Shell) -> None:
+    def __init__(self, shell: Shell, storage: Path) -> None:
         self.shell = shell
-        storage = ("--root", shell.home / "store", "--runroot", shell.home / "run", "--storage-driver", "vfs")
-        self.command = ("podman", *storage, "--cgroup-manager", "cgroupfs", "--log-level", "error")
+        where = ("--root", storage / "store", "--runroot", storage / "run", "--storage-driver", "vfs")
+        self.command = ("podman", *where, "--cgroup-manager", "cgroupfs", "--log-level", "error")
 
     def __call__(self, *args: str | Path, input: bytes = b"") -> Result:
         return self.shell.run(*self.command, *args, input=input)
@@ -27,10 +27,10 @@ class Podman:
 
 
 @pytest.fixture
-def podman(shell: Shell) -> Podman:
+def podman(shell: Shell, short: Path) -> Podman:
     need("podman")
     need_root("podman's vfs storage")
-    return Podman(shell)
+    return Podman(shell, short)
 
 
 @pytest.fixture
@@ -104,14 +104,16 @@ def test_manifest_list(logged_in: Podman, registry: Served, repo: str, multi_lay
         assert saved_files(logged_in, name)["which"] == one.architecture.encode()
 
 
-def test_search_lists_tags(logged_in: Podman, registry: Served, repo: str) -> None:
+def test_search(logged_in: Podman, registry: Served, repo: str) -> None:
     name = registry.name(repo)
     logged_in("import", "-", f"{name}:1", input=images.tar({"file": b"1"}))
     for tag in ("b", "a"):
         logged_in("tag", f"{name}:1", f"{name}:{tag}")
         logged_in("push", "-q", "--tls-verify=false", f"{name}:{tag}")
-    listed = logged_in("search", "--list-tags", "--tls-verify=false", "--format", "{{.Tag}}", name).text
-    assert listed.split() == ["a", "b"]
+    listed = logged_in("search", "--list-tags", "--tls-verify=false", "--format", "json", name).json
+    assert listed == [{"Name": name, "Tags": ["a", "b"]}]
+    # Without tags it looks through the catalog.
+    assert name in logged_in("search", "--tls-verify=false", "--format", "{{.Name}}", registry.name("podman")).text
 
 
 def test_logout(logged_in: Podman, registry: Served, repo: str) -> None:
