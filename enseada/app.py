@@ -1,0 +1,91 @@
+"""The registry: from a Request to a Response, whoever carries them.
+
+The way of a request: find the format by its prefix and the route in its table, authenticate, ask whether the subject
+may, call the handler. Every failure is translated here, once, into the dialect of its format.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+from enseada.auth.policy import ANONYMOUS
+from enseada.http import BodyError, Headers, RegistryError, Response, unavailable
+from enseada.storage.blobs.base import BlobError
+from enseada.storage.documents.base import DocumentError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from enseada.auth.authenticate import Authenticator
+    from enseada.auth.policy import Authorizer
+    from enseada.http import Request
+    from enseada.router import Format
+    from enseada.uploads import Uploads
+
+_log = logging.getLogger(__name__)
+
+
+class Registry:
+    """An `enseada.http.Handler`: the formats, and what they share. Made by `enseada.build.open_registry`."""
+
+    def __init__(
+        self,
+        formats: Sequence[Format],
+        authenticator: Authenticator,
+        authorizer: Authorizer,
+        uploads: Uploads,
+    ) -> None:
+        self._formats = tuple(formats)
+        self._authenticator = authenticator
+        self._authorizer = authorizer
+        self._uploads = uploads
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Do, while the block runs, what goes on beside requests."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._uploads.run)
+            yield
+            group.cancel_scope.cancel()
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer a request. Raises only what is a defect, and BodyError when nobody is there to be answered."""
+        found = self._format(request.path)
+        if found is None:
+            return await self._outside(request)
+        try:
+            return await self._answer(request, found)
+        except RegistryError as failure:
+            return found.refuse(request, failure)
+        except BodyError as failure:
+            if failure.status is None:
+                raise
+            return found.refuse(request, RegistryError(failure.status, "BLOB_UPLOAD_INVALID", str(failure)))
+        except (DocumentError, BlobError) as failure:
+            _log.error("request %s: the store failed: %s: %s", request.id, type(failure).__name__, failure)
+            return found.refuse(request, unavailable("the store does not answer for now; try again"))
+
+    async def _answer(self, request: Request, found: Format) -> Response:
+        call = found.route(request)
+        subject = ANONYMOUS if call.route.open else await self._authenticator.authenticate(request)
+        if call.route.action is not None:
+            decision = self._authorizer.decide(subject, call.route.action, call.object)
+            if not decision.allowed:
+                raise found.deny(request, call, subject, decision)
+        return await call.route.handler(request, call.params, subject)
+
+    def _format(self, path: str) -> Format | None:
+        for candidate in self._formats:
+            if path.startswith(candidate.prefix) and path[len(candidate.prefix) :][:1] in ("", "/"):
+                return candidate
+        return None
+
+    async def _outside(self, request: Request) -> Response:
+        text = Headers.of({"Content-Type": "text/plain; charset=utf-8"})
+        if request.path in ("/-/live", "/-/ready") and request.method in ("GET", "HEAD"):
+            return Response(200, text, b"ok\n")
+        return Response(404, text, b"nothing is at this address\n")

@@ -1,0 +1,149 @@
+"""Docker and OCI: the table of routes, and how this format refuses.
+
+The handlers are in the modules beside this one, by what they serve: `oci_uploads`, `oci_blobs`, `oci_manifests`,
+`oci_lists`. Every right, link, tag and scope goes by the image's whole name; its first component is the repository.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from enseada.auth.policy import Action
+from enseada.formats.oci_blobs import BlobHandlers
+from enseada.formats.oci_common import catalog_object, image_object, reply
+from enseada.formats.oci_lists import ListHandlers
+from enseada.formats.oci_manifests import ManifestHandlers
+from enseada.formats.oci_uploads import UploadHandlers
+from enseada.http import RegistryError, Response
+from enseada.protocols.oci import errors, names
+from enseada.protocols.oci.scopes import Access, challenge
+from enseada.router import Call, Route, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from enseada.auth.policy import Authorizer, Decision, Subject
+    from enseada.formats.oci_common import OCIStores
+    from enseada.http import Request
+    from enseada.router import Params, RouteHandler
+
+TOKEN_PATH = "/_token"
+"""The token endpoint, under the prefix: no image's name begins with an underscore."""
+
+_SCOPE_ACTIONS = {
+    Action.READ: ("pull",),
+    Action.WRITE: ("pull", "push"),
+    Action.OVERWRITE: ("pull", "push"),
+    Action.DELETE: ("delete",),
+}
+
+
+class OCI:
+    """The format (`enseada.router.Format`)."""
+
+    prefix = "/v2"
+
+    def __init__(
+        self,
+        stores: OCIStores,
+        authorizer: Authorizer,
+        token: Callable[[Request], Awaitable[Response]],
+        *,
+        service: str,
+    ) -> None:
+        """``token`` answers at the token endpoint; ``service`` is what its challenges call us."""
+        self._service = service
+        uploads = UploadHandlers(stores, authorizer)
+        blobs = BlobHandlers(stores)
+        manifests = ManifestHandlers(stores, authorizer)
+        lists = ListHandlers(stores, authorizer)
+
+        async def token_route(request: Request, params: Params, subject: Subject) -> Response:
+            return await token(request)
+
+        def route(methods: str, pattern: str, handler: RouteHandler, action: Action) -> list[Route]:
+            compiled = re.compile(f"/(?P<name>.+)/{pattern}")
+            return [Route(method, compiled, handler, action, image_object("{name}")) for method in methods.split()]
+
+        anywhere = re.compile("/?")
+        catalog = re.compile("/_catalog")
+        endpoint = re.compile(re.escape(TOKEN_PATH))
+        self._table = Table(
+            [
+                Route("GET", anywhere, self._ping),
+                Route("HEAD", anywhere, self._ping),
+                Route("GET", endpoint, token_route, open=True),
+                Route("POST", endpoint, token_route, open=True),
+                Route("GET", catalog, lists.catalog, Action.READ, catalog_object()),
+                *route("GET HEAD", "manifests/(?P<reference>[^/]+)", manifests.get, Action.READ),
+                *route("PUT", "manifests/(?P<reference>[^/]+)", manifests.put, Action.WRITE),
+                *route("DELETE", "manifests/(?P<reference>[^/]+)", manifests.delete, Action.DELETE),
+                *route("POST", "blobs/uploads/?", uploads.begin, Action.WRITE),
+                *route("PATCH", "blobs/uploads/(?P<upload>[^/]+)", uploads.append, Action.WRITE),
+                *route("PUT", "blobs/uploads/(?P<upload>[^/]+)", uploads.finish, Action.WRITE),
+                *route("GET", "blobs/uploads/(?P<upload>[^/]+)", uploads.status, Action.WRITE),
+                *route("DELETE", "blobs/uploads/(?P<upload>[^/]+)", uploads.cancel, Action.WRITE),
+                *route("GET HEAD", "blobs/(?P<digest>[^/]+)", blobs.get, Action.READ),
+                *route("DELETE", "blobs/(?P<digest>[^/]+)", blobs.delete, Action.DELETE),
+                *route("GET", "tags/list", lists.tags, Action.READ),
+                *route("GET", "referrers/(?P<digest>[^/]+)", lists.referrers, Action.READ),
+            ]
+        )
+
+    def route(self, request: Request) -> Call:
+        """Find the route; what it names is decoded and checked, so that a right is asked for on a real name."""
+        call = self._table.find(request.method, request.path[len(self.prefix) :])
+        params = {key: unquote(value) for key, value in call.params.items()}
+        if "name" in params:
+            names.check_name(params["name"])
+        return Call(call.route, params)
+
+    def deny(self, request: Request, call: Call | None, subject: Subject, decision: Decision) -> RegistryError:
+        """401 with a challenge where other credentials or a wider token may help, else 403.
+
+        A token that lacks a scope which its subject could have gets the 401: clients then ask for a wider one.
+        """
+        accesses = [] if call is None else _accesses(request, call)
+        detail = [{"type": a.type, "name": a.name, "actions": sorted(a.actions)} for a in accesses]
+        if subject.anonymous or decision.narrowed:
+            failure = "insufficient_scope" if decision.narrowed else None
+            header = ("WWW-Authenticate", self._challenge(request, accesses, failure))
+            return errors.error("UNAUTHORIZED", decision.reason, detail, headers=[header])
+        return errors.error("DENIED", decision.reason, detail)
+
+    def refuse(self, request: Request, failure: RegistryError) -> Response:
+        """The specification's JSON; a 401 always carries a challenge."""
+        response = reply(failure.status, failure.headers, errors.render(failure), "application/json")
+        if failure.status == 401 and "www-authenticate" not in response.headers:
+            response.headers.add("WWW-Authenticate", self._challenge(request, []))
+        return response
+
+    async def _ping(self, request: Request, params: Params, subject: Subject) -> Response:
+        """Whether this is a registry, and whether the credentials are good (distribution-spec, end-1).
+
+        The anonymous get a challenge even where they may read everything: clients learn only here how to log in, and
+        those without credentials ask for an anonymous token and go on.
+        """
+        if subject.anonymous and not subject.has_token:
+            header = ("WWW-Authenticate", self._challenge(request, []))
+            raise errors.error("UNAUTHORIZED", headers=[header])
+        return reply(200, (), b"{}", "application/json")
+
+    def _challenge(self, request: Request, accesses: list[Access], failure: str | None = None) -> str:
+        realm = request.url(self.prefix + TOKEN_PATH)
+        return challenge(realm, self._service, accesses, failure)
+
+
+def _accesses(request: Request, call: Call) -> list[Access]:
+    """The scopes of a token with which the request would be let through."""
+    name = call.params.get("name")
+    if name is None:
+        return [Access("registry", "catalog", frozenset({"*"}))]
+    action = call.route.action
+    accesses = [Access("repository", name, frozenset(_SCOPE_ACTIONS[action]))] if action is not None else []
+    source = request.param("from") if request.param("mount") is not None else None
+    if source is not None and names.is_name(source) and source != name:
+        accesses.append(Access("repository", source, frozenset({"pull"})))
+    return accesses

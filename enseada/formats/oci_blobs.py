@@ -1,0 +1,72 @@
+"""Blobs: end-2 and end-10 of the distribution-spec. Bytes leave by ranges, straight from the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from enseada.formats.oci_common import link_id, reply
+from enseada.protocols.http1.ranges import select
+from enseada.protocols.oci import errors, names
+from enseada.storage.documents.base import Conflict
+
+if TYPE_CHECKING:
+    from enseada.auth.policy import Subject
+    from enseada.formats.oci_common import OCIStores
+    from enseada.http import Request, Response
+    from enseada.protocols.digests import Digest
+    from enseada.router import Params
+
+FOREVER = "private, max-age=31536000, immutable"
+"""Cache-Control of what a digest names: it never changes, and is for those who may read it."""
+
+
+class BlobHandlers:
+    """The routes of stored blobs."""
+
+    def __init__(self, stores: OCIStores) -> None:
+        self._stores = stores
+
+    async def get(self, request: Request, params: Params, subject: Subject) -> Response:
+        """GET and HEAD: the blob, or a range of it."""
+        name, digest = params["name"], names.check_digest(params["digest"])
+        if await self._stores.documents.get(link_id(name, digest)) is None:
+            raise _unknown(digest)
+        blob = await self._stores.blobs.find(digest)
+        if blob is None:
+            raise _unknown(digest)
+        fields = [
+            ("Docker-Content-Digest", str(digest)),
+            ("ETag", f'"{digest}"'),
+            ("Accept-Ranges", "bytes"),
+            ("Cache-Control", FOREVER),
+        ]
+        selection = select(request.method, request.headers, str(digest), blob.size)
+        if selection.status in (304, 412):
+            return reply(selection.status, fields)
+        if selection.status == 416:
+            size = ("Content-Range", f"bytes */{blob.size}")
+            raise errors.error("RANGE_INVALID", f"the blob has {blob.size} bytes", headers=[size])
+        if selection.status == 206:
+            last = selection.stop - 1
+            fields.append(("Content-Range", f"bytes {selection.start}-{last}/{blob.size}"))
+        length = selection.stop - selection.start
+        if request.method == "HEAD" or not length:
+            return reply(selection.status, fields, b"", "application/octet-stream", length=length)
+        content = await self._stores.blobs.open(digest, selection.start, selection.stop)
+        return reply(selection.status, fields, content, "application/octet-stream")
+
+    async def delete(self, request: Request, params: Params, subject: Subject) -> Response:
+        """DELETE: this name has the blob no longer. The bytes are the sweeper's, and other names keep them."""
+        name, digest = params["name"], names.check_digest(params["digest"])
+        link = await self._stores.documents.get(link_id(name, digest))
+        if link is None:
+            raise _unknown(digest)
+        try:
+            await self._stores.documents.delete(link)
+        except Conflict:
+            raise _unknown(digest) from None  # another delete was first
+        return reply(202)
+
+
+def _unknown(digest: Digest) -> errors.RegistryError:
+    return errors.error("BLOB_UNKNOWN", None, {"digest": str(digest)})
