@@ -1,0 +1,213 @@
+"""Log lines: one a request, for people on a terminal, JSON for everything else.
+
+One rule: what a client sent can neither forge a line nor put a secret into one. Every text is escaped, a query's
+values are shown only for the names on a list, and headers are never shown. Lines are written where they are made: a
+standard error that nobody reads any more stops the process once its pipe is full, as it would any other program.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = "enseada"
+"""The logger above all of ours. A host program configures it as any other."""
+REQUESTS = "enseada.requests"
+"""The logger that gets one line a request."""
+HIDDEN = "***"
+
+SHOWN_PARAMS = frozenset(
+    {
+        "_method", "account", "access_type", "artifactType", "client_id", "digest", "digest-algorithm", "from",
+        "grant_type", "last", "mount", "n", "offline_token", "orphan", "scope", "service", "size", "tag", "text",
+    }
+)  # fmt: skip
+"""Query parameters whose values may be in a log; all others, signatures among them, are hidden."""
+
+# npm: DELETE /-/user/token/TOKEN, DELETE /-/npm/v1/tokens/token/KEY, where KEY may be the token itself.
+_SECRET_PATH = re.compile(r"(/-/(?:user|npm/v1/tokens)/token/)[^/]+", re.IGNORECASE)
+
+
+class Exchange(Protocol):
+    """A request and what was answered, when it is over."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def query(self) -> str: ...
+    @property
+    def status(self) -> int | None:
+        """None: nobody was there to be answered."""
+
+    @property
+    def bytes_in(self) -> int: ...
+    @property
+    def bytes_out(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def client(self) -> str | None: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def error(self) -> BaseException | str | None:
+        """What went wrong, where it is not the client's doing; an exception is logged with its traceback."""
+
+
+def escape(text: str) -> str:
+    """``text`` in which nothing breaks a line, moves a cursor or turns the direction of writing."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def mask_query(query: str) -> str:
+    """``query`` with the values hidden of all parameters that are not in `SHOWN_PARAMS`."""
+    if not query:
+        return ""
+    shown = []
+    for pair in query.split("&"):
+        name, equals, _ = pair.partition("=")
+        if name in SHOWN_PARAMS:
+            shown.append(pair)
+        elif equals:
+            shown.append(f"{name}={HIDDEN}")
+        else:
+            shown.append(HIDDEN if pair else "")  # a value without a name
+    return "&".join(shown)
+
+
+def mask_path(path: str) -> str:
+    """``path`` with the secrets hidden that some protocols put there."""
+    if "/token/" not in path.lower():
+        return path
+    return _SECRET_PATH.sub(rf"\g<1>{HIDDEN}", path)
+
+
+def target(exchange: Exchange) -> str:
+    """The request target as it may be shown."""
+    query = mask_query(exchange.query)
+    shown = mask_path(exchange.path) + (f"?{query}" if query else "")
+    return escape(shown).replace(" ", "\\x20")
+
+
+def log_exchange(exchange: Exchange, logger: logging.Logger | None = None) -> None:
+    """Write the line of a request that is over. A request that failed by our fault is an error, others are info."""
+    logger = logger or logging.getLogger(REQUESTS)
+    level = logging.INFO if exchange.error is None else logging.ERROR
+    if not logger.isEnabledFor(level):
+        return
+    error = exchange.error
+    info = (type(error), error, error.__traceback__) if isinstance(error, BaseException) else None
+    # Made by hand: Logger.info would look up the caller's frame for every request.
+    record = logger.makeRecord(logger.name, level, "", 0, "%(method)s %(target)s %(status)s", (fields(exchange),), info)
+    logger.handle(record)
+
+
+def fields(exchange: Exchange) -> dict[str, Any]:
+    """What a request's line says, escaped and masked, as JSON-serialisable values."""
+    named: dict[str, Any] = {
+        "method": escape(exchange.method),
+        "target": target(exchange),
+        "status": exchange.status,
+        "bytes_in": exchange.bytes_in,
+        "bytes_out": exchange.bytes_out,
+        "seconds": round(exchange.seconds, 6),
+        "subject": escape(exchange.subject),
+        "client": None if exchange.client is None else escape(exchange.client),
+        "id": escape(exchange.id),
+    }
+    if isinstance(exchange.error, str):
+        named["error"] = escape(exchange.error)
+    return named
+
+
+def _request(record: logging.LogRecord) -> dict[str, Any] | None:
+    # logging unwraps a single mapping given as the arguments.
+    return record.args if record.name == REQUESTS and isinstance(record.args, dict) else None
+
+
+def _stamp(created: float) -> str:
+    """RFC 3339 with milliseconds, in UTC."""
+    milliseconds = int(created * 1000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000)) + f".{milliseconds % 1000:03}Z"
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._encoder = msgspec.json.Encoder()
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {"time": _stamp(record.created), "level": record.levelname.lower()}
+        line["logger"] = record.name
+        request = _request(record)
+        if request is None:
+            line["message"] = escape(record.getMessage())
+        else:
+            line |= request
+        if record.exc_info:
+            line["traceback"] = _encodable(self.formatException(record.exc_info))
+        return self._encoder.encode(line).decode()
+
+
+class TextFormatter(logging.Formatter):
+    """One line for people; a traceback follows, indented, so that no text in it can pass for a line of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        request = _request(record)
+        said = escape(record.getMessage()) if request is None else _sentence(request)
+        line = f"{_stamp(record.created)} {record.levelname.lower():<7} {said}"
+        if record.exc_info:
+            for each in self.formatException(record.exc_info).splitlines():
+                line += f"\n    {escape(each)}"
+        return line
+
+
+def _sentence(request: dict[str, Any]) -> str:
+    status = "gone" if request["status"] is None else request["status"]
+    said = f"{request['method']} {request['target']} {status} in={request['bytes_in']} out={request['bytes_out']}"
+    said += f" {request['seconds'] * 1000:.1f}ms subject={request['subject']}"
+    said += f" client={request['client'] or 'unix'} id={request['id']}"
+    return said + (f" error={request['error']}" if "error" in request else "")
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # lone surrogates, which JSON cannot carry
+
+
+@contextmanager
+def configure(format: Literal["auto", "text", "json"], level: str, stream: TextIO) -> Iterator[None]:
+    """Within the context, write our log lines to ``stream``; afterwards everything is as it was.
+
+    ``auto`` is text where the stream is a terminal. Lines do not go to the root logger meanwhile.
+    """
+    logger = logging.getLogger(ROOT)
+    handler = logging.StreamHandler(stream)
+    text = format == "text" or (format == "auto" and stream.isatty())
+    handler.setFormatter(TextFormatter() if text else JSONFormatter())
+    before = (logger.level, logger.propagate)
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+        handler.flush()
