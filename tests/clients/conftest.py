@@ -6,14 +6,17 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.clients import images
 from tests.clients.harness import PASSWORD, Served, Shell, docker_engine, need, need_root, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
 
 LOG_START = pytest.StashKey[dict[Path, int]]()
 
@@ -93,7 +96,10 @@ def image() -> images.Image:
 def multi_arch() -> images.Index:
     """An index of two images."""
     return images.index(
-        *(images.image({"which": architecture.encode()}, architecture=architecture) for architecture in ("amd64", "arm64"))
+        *(
+            images.image({"which": architecture.encode()}, architecture=architecture)
+            for architecture in ("amd64", "arm64")
+        )
     )
 
 

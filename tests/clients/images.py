@@ -8,12 +8,14 @@ import json
 import platform
 import struct
 import tarfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.clients.harness import sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -88,7 +90,8 @@ def image(
     """An OCI image of ``layers`` (path: content), gzipped unless ``compress`` is false."""
     archives = [tar(files) for files in layers]
     blobs = [
-        Blob(LAYER_GZIP, gzip.compress(archive, 6, mtime=0)) if compress else Blob(LAYER, archive) for archive in archives
+        Blob(LAYER_GZIP, gzip.compress(archive, 6, mtime=0)) if compress else Blob(LAYER, archive)
+        for archive in archives
     ]
     config = Blob(
         CONFIG,
@@ -114,7 +117,8 @@ def image(
 def index(*images: Image) -> Index:
     """An index of ``images``, one a platform."""
     manifests = [
-        image.manifest.descriptor | {"platform": {"os": "linux", "architecture": image.architecture}} for image in images
+        image.manifest.descriptor | {"platform": {"os": "linux", "architecture": image.architecture}}
+        for image in images
     ]
     document = {"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}
     return Index(Blob(INDEX, encode(document)), images)
@@ -159,10 +163,10 @@ def static_program(text: str) -> bytes:
     base = 0x400000
     if ARCHITECTURE == "amd64":
         machine, size = 62, 31
-        code = b"\xb8\x01\0\0\0" b"\xbf\x01\0\0\0"  # mov eax, 1 (write); mov edi, 1
+        code = b"\xb8\x01\0\0\0\xbf\x01\0\0\0"  # mov eax, 1 (write); mov edi, 1
         code += b"\xbe" + struct.pack("<I", base + entry + size)  # mov esi, message
         code += b"\xba" + struct.pack("<I", len(message))  # mov edx, length
-        code += b"\x0f\x05" b"\xb8\xe7\0\0\0" b"\x31\xff" b"\x0f\x05"  # syscall; mov eax, 231; xor edi, edi; syscall
+        code += b"\x0f\x05\xb8\xe7\0\0\0\x31\xff\x0f\x05"  # syscall; mov eax, 231; xor edi, edi; syscall
     elif ARCHITECTURE == "arm64":
         machine, size = 183, 32
         words = [

@@ -59,7 +59,7 @@ def test_build_push_pull(logged_in: Buildah, registry: Served, repo: str) -> Non
     context = logged_in.shell.home / "context"
     context.mkdir()
     (context / "data").write_bytes(b"from a Containerfile")
-    (context / "Containerfile").write_text("FROM scratch\nCOPY data /data\nCMD [\"/data\"]\n")
+    (context / "Containerfile").write_text('FROM scratch\nCOPY data /data\nCMD ["/data"]\n')
     logged_in("bud", "-q", "--isolation", "chroot", "-t", name, context)
     digest_file = logged_in.shell.home / "digest"
     logged_in("push", "--tls-verify=false", "--digestfile", digest_file, name)

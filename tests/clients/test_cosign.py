@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.clients import images
 from tests.clients.harness import WRONG_PASSWORD, Served, Shell, assert_refused, need
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.clients import images
 
 OFFLINE = ("--tlog-upload=false", "--use-signing-config=false", "--allow-http-registry", "--yes")
 VERIFY = ("--insecure-ignore-tlog=true", "--allow-http-registry")
@@ -57,7 +61,9 @@ def test_wrong_password(tmp_path: Path, registry: Served, signed: str) -> None:
 
 
 @FORMATS
-def test_sign_and_verify(cosign: Shell, registry: Served, repo: str, image: images.Image, signed: str, new: bool) -> None:
+def test_sign_and_verify(
+    cosign: Shell, registry: Served, repo: str, image: images.Image, signed: str, new: bool
+) -> None:
     verify = ("cosign", "verify", "--key", "cosign.pub", bundle(new), *VERIFY, signed)
     cosign.fails(*verify)
     cosign.run("cosign", "sign", "--key", "cosign.key", bundle(new), *OFFLINE, signed)

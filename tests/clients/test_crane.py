@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import tarfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.clients import images
 from tests.clients.harness import WRONG_PASSWORD, Result, Served, Shell, assert_refused, need, sha256
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Crane:
@@ -23,7 +26,9 @@ class Crane:
         return self.shell.fails("crane", "--insecure", *args, input=input)
 
     def login(self, registry: Served, password: str) -> Result:
-        return self("auth", "login", registry.host, "-u", str(registry.user), "--password-stdin", input=password.encode())
+        return self(
+            "auth", "login", registry.host, "-u", str(registry.user), "--password-stdin", input=password.encode()
+        )
 
 
 @pytest.fixture
@@ -73,7 +78,9 @@ def test_append_and_pull(crane: Crane, registry: Served, repo: str, layer: Path,
         assert content.read() == bytes(range(256)) * 512
 
 
-def test_push_known_bytes(crane: Crane, registry: Served, repo: str, layout: Path, image: images.Image, tmp_path: Path) -> None:
+def test_push_known_bytes(
+    crane: Crane, registry: Served, repo: str, layout: Path, image: images.Image, tmp_path: Path
+) -> None:
     name = f"{registry.name(repo)}:1"
     crane("push", layout, name)
     assert registry.manifest(repo, "1").content == image.manifest.data
@@ -86,7 +93,9 @@ def test_push_known_bytes(crane: Crane, registry: Served, repo: str, layout: Pat
     images.assert_layout_holds(tmp_path / "back", image)
 
 
-def test_index(crane: Crane, registry: Served, repo: str, multi_layout: Path, multi_arch: images.Index, tmp_path: Path) -> None:
+def test_index(
+    crane: Crane, registry: Served, repo: str, multi_layout: Path, multi_arch: images.Index, tmp_path: Path
+) -> None:
     name = f"{registry.name(repo)}:1"
     crane("push", "--index", multi_layout, name)
     # With --index the layout's own index.json is pushed, which names ours.
@@ -128,7 +137,9 @@ def test_mutate(crane: Crane, registry: Served, repo: str, layout: Path, image: 
     crane("mutate", name, "--label", "a=b", "--annotation", "c=d", "-t", name)
     manifest = registry.manifest(repo, "1").json()
     assert manifest["annotations"] == {"c": "d"}
-    assert registry.http.get(f"/v2/{repo}/blobs/{manifest['config']['digest']}").json()["config"]["Labels"] == {"a": "b"}
+    assert registry.http.get(f"/v2/{repo}/blobs/{manifest['config']['digest']}").json()["config"]["Labels"] == {
+        "a": "b"
+    }
     assert registry.manifest(repo, image.manifest.digest).content == image.manifest.data
 
 

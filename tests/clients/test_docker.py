@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import tarfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.clients import images
 from tests.clients.harness import WRONG_PASSWORD, Served, Shell, assert_refused, sha256
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HELLO = "hello from nothing\n"
 
@@ -17,7 +20,9 @@ HELLO = "hello from nothing\n"
 @pytest.fixture
 def logged_in(docker: Shell, registry: Served, password: str) -> Shell:
     """A shell in which docker is logged in."""
-    said = docker.run("docker", "login", "-u", str(registry.user), "--password-stdin", registry.host, input=password.encode())
+    said = docker.run(
+        "docker", "login", "-u", str(registry.user), "--password-stdin", registry.host, input=password.encode()
+    )
     assert "Login Succeeded" in said.said
     return docker
 
@@ -187,9 +192,7 @@ def test_manifest_list(logged_in: Shell, registry: Served, repo: str) -> None:
     assert content_of(logged_in, f"{name}:all", "/which") == architecture.encode()
 
 
-def test_pull_what_another_client_pushed(
-    logged_in: Shell, registry: Served, repo: str, image: images.Image
-) -> None:
+def test_pull_what_another_client_pushed(logged_in: Shell, registry: Served, repo: str, image: images.Image) -> None:
     """OCI media types, known digests: the engine must end with the very config and files that were put in."""
     for blob in image.blobs:
         location = registry.http.post(f"/v2/{repo}/blobs/uploads/").headers["Location"]

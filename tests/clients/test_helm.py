@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import tarfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.clients.harness import WRONG_PASSWORD, Served, Shell, assert_refused, need, sha256
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HTTP = "--plain-http"
 

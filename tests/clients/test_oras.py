@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.clients import images
 from tests.clients.harness import WRONG_PASSWORD, Served, Shell, assert_refused, need, sha256
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HTTP = "--plain-http"
 TYPE = "application/vnd.example.thing"
@@ -63,7 +66,10 @@ def test_attach_and_discover(oras: Shell, registry: Served, repo: str, pushed: s
     (oras.home / "signature").write_bytes(b"signed")
     name = f"{registry.name(repo)}:1"
     digests = {}
-    for kind, file in (("application/vnd.example.sbom", "sbom.json"), ("application/vnd.example.signature", "signature")):
+    for kind, file in (
+        ("application/vnd.example.sbom", "sbom.json"),
+        ("application/vnd.example.signature", "signature"),
+    ):
         attach = ("oras", "attach", HTTP, "--distribution-spec", "v1.1-referrers-api", "--artifact-type", kind)
         digests[kind] = oras.run(*attach, "--annotation", "of=it", "--format", "json", name, file).json["digest"]
     discover = ("oras", "discover", HTTP, "--distribution-spec", "v1.1-referrers-api", "--format", "json")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import tarfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.clients import images
 from tests.clients.harness import WRONG_PASSWORD, Result, Served, Shell, assert_refused, need, need_root
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Podman:
@@ -72,9 +75,7 @@ def test_push_pull(logged_in: Podman, registry: Served, repo: str) -> None:
     assert saved_files(logged_in, name)["data"] == data
 
 
-def test_pull_known_bytes(
-    logged_in: Podman, registry: Served, repo: str, layout: Path, image: images.Image
-) -> None:
+def test_pull_known_bytes(logged_in: Podman, registry: Served, repo: str, layout: Path, image: images.Image) -> None:
     name = registry.name(repo)
     logged_in("pull", "-q", f"oci:{layout}:1")
     local = logged_in("images", "-q", "--no-trunc").text
@@ -86,7 +87,9 @@ def test_pull_known_bytes(
     assert saved_files(logged_in, f"{name}@{digest}")["data"] == bytes(range(256)) * 64
 
 
-def test_manifest_list(logged_in: Podman, registry: Served, repo: str, multi_layout: Path, multi_arch: images.Index) -> None:
+def test_manifest_list(
+    logged_in: Podman, registry: Served, repo: str, multi_layout: Path, multi_arch: images.Index
+) -> None:
     """podman manifest push --all, then a pull that must choose the right one of two."""
     name = registry.name(repo) + ":1"
     logged_in("manifest", "create", "all")
@@ -95,7 +98,9 @@ def test_manifest_list(logged_in: Podman, registry: Served, repo: str, multi_lay
         images.write_layout(folder, "1", one)
         logged_in("manifest", "add", "--arch", one.architecture, "all", f"oci:{folder}:1")
     logged_in("manifest", "push", "--all", "--tls-verify=false", "all", f"docker://{name}")
-    listed = {entry["platform"]["architecture"]: entry["digest"] for entry in registry.manifest(repo, "1").json()["manifests"]}
+    listed = {
+        entry["platform"]["architecture"]: entry["digest"] for entry in registry.manifest(repo, "1").json()["manifests"]
+    }
     assert set(listed) == {"amd64", "arm64"}
     for one in multi_arch.images:
         pushed = registry.manifest(repo, listed[one.architecture]).json()

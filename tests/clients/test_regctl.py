@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.clients import images
 from tests.clients.harness import WRONG_PASSWORD, Served, Shell, assert_refused, need, sha256
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MIB = 1024 * 1024
 
@@ -95,9 +98,14 @@ def test_artifact_and_referrers(regctl: Shell, registry: Served, repo: str, layo
     regctl.run("regctl", "image", "copy", f"ocidir://{layout}:1", name)
     put = ("regctl", "artifact", "put", "--artifact-type", "application/vnd.example.sbom", "--annotation", "a=b")
     regctl.run(*put, "--subject", name, input=b"a bill of materials")
-    regctl.run("regctl", "artifact", "put", "--artifact-type", "application/vnd.example.x", "--subject", name, input=b"x")
+    regctl.run(
+        "regctl", "artifact", "put", "--artifact-type", "application/vnd.example.x", "--subject", name, input=b"x"
+    )
     listed = regctl.run("regctl", "artifact", "list", "--format", "{{json .}}", name).json["descriptors"]
-    assert sorted(entry["artifactType"] for entry in listed) == ["application/vnd.example.sbom", "application/vnd.example.x"]
+    assert sorted(entry["artifactType"] for entry in listed) == [
+        "application/vnd.example.sbom",
+        "application/vnd.example.x",
+    ]
     only = regctl.run(
         *("regctl", "artifact", "list", "--filter-artifact-type", "application/vnd.example.sbom"),
         *("--format", "{{json .}}", name),
@@ -144,7 +152,9 @@ def test_index(regctl: Shell, registry: Served, repo: str, multi_arch: images.In
     name = registry.name(repo)
     for one in multi_arch.images:
         images.write_layout(regctl.home / one.architecture, "1", one)
-        regctl.run("regctl", "image", "copy", f"ocidir://{regctl.home}/{one.architecture}:1", f"{name}:{one.architecture}")
+        regctl.run(
+            "regctl", "image", "copy", f"ocidir://{regctl.home}/{one.architecture}:1", f"{name}:{one.architecture}"
+        )
     references = [part for one in multi_arch.images for part in ("--ref", f"{name}:{one.architecture}")]
     regctl.run("regctl", "index", "create", *references, f"{name}:all")
     listed = [entry["digest"] for entry in registry.manifest(repo, "all").json()["manifests"]]

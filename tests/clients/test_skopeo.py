@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import tarfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.clients import images
 from tests.clients.harness import WRONG_PASSWORD, Served, Shell, assert_refused, need, sha256
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TO = ("skopeo", "copy", "--dest-tls-verify=false")
 FROM = ("skopeo", "copy", "--src-tls-verify=false")
@@ -98,9 +101,7 @@ def _file(archive: tarfile.TarFile, name: str) -> tarfile.ExFileObject | None:
     return member if isinstance(member, tarfile.ExFileObject) else None
 
 
-def test_between_repositories(
-    skopeo: Shell, registry: Served, repo: str, layout: Path, image: images.Image
-) -> None:
+def test_between_repositories(skopeo: Shell, registry: Served, repo: str, layout: Path, image: images.Image) -> None:
     """A copy inside one registry, which skopeo does by mounting the blobs."""
     skopeo.run(*TO, f"oci:{layout}:1", f"docker://{registry.name(repo)}/from:1")
     start = registry.log_size()
@@ -114,9 +115,7 @@ def test_between_repositories(
         assert "mount=" in registry.log_since(start), "skopeo did not try to mount"
 
 
-def test_inspect_and_list_tags(
-    skopeo: Shell, registry: Served, repo: str, layout: Path, image: images.Image
-) -> None:
+def test_inspect_and_list_tags(skopeo: Shell, registry: Served, repo: str, layout: Path, image: images.Image) -> None:
     for tag in ("b", "a", "c"):
         skopeo.run(*TO, f"oci:{layout}:1", f"docker://{registry.name(repo)}:{tag}")
     where = f"docker://{registry.name(repo)}"
@@ -125,7 +124,10 @@ def test_inspect_and_list_tags(
     assert seen["RepoTags"] == ["a", "b", "c"]
     assert seen["Layers"] == [blob.digest for blob in image.layers]
     assert skopeo.run("skopeo", "inspect", "--tls-verify=false", "--raw", f"{where}:b").out == image.manifest.data
-    assert skopeo.run("skopeo", "inspect", "--tls-verify=false", "--config", "--raw", f"{where}:b").out == image.config.data
+    assert (
+        skopeo.run("skopeo", "inspect", "--tls-verify=false", "--config", "--raw", f"{where}:b").out
+        == image.config.data
+    )
     assert skopeo.run("skopeo", "list-tags", "--tls-verify=false", where).json["Tags"] == ["a", "b", "c"]
 
 
@@ -139,9 +141,7 @@ def test_delete(skopeo: Shell, registry: Served, repo: str, layout: Path, image:
     skopeo.fails(*FROM, f"docker://{registry.name(repo)}:2", "dir:gone")
 
 
-def test_sync(
-    skopeo: Shell, registry: Served, repo: str, layout: Path, image: images.Image, tmp_path: Path
-) -> None:
+def test_sync(skopeo: Shell, registry: Served, repo: str, layout: Path, image: images.Image, tmp_path: Path) -> None:
     for tag in ("1", "2"):
         skopeo.run(*TO, f"oci:{layout}:1", f"docker://{registry.name(repo)}/app:{tag}")
     args = ("skopeo", "sync", "--src-tls-verify=false", "--dest-tls-verify=false", "--src", "docker")
