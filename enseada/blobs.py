@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from enseada.http import Span
-from enseada.protocols.digests import Digest
 from enseada.storage.blobs.base import BlobMissing
 from enseada.storage.documents.base import Conflict, Document
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from enseada.http import Content
+    from enseada.protocols.digests import Digest
     from enseada.storage.blobs.base import BlobStore
     from enseada.storage.documents.base import DocumentStore
 

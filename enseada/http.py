@@ -110,7 +110,7 @@ class BytesBody:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Stored bytes, named and not held: those of ``key`` from ``start`` up to, not including, ``stop`` (None: the end)."""
+    """Stored bytes, named and not held: those of ``key`` from ``start`` up to ``stop``, exclusive (None: the end)."""
 
     key: str
     start: int = 0
@@ -200,7 +200,7 @@ class Request:
         return [value for key, value in self.params if key == name]
 
     def reference(self, path: str) -> str:
-        """``path`` (from our root, beginning with ``/``) as a reference that the client can follow: for Location and Link."""
+        """``path`` (from our root, beginning with ``/``) as a reference for the client to follow: Location, Link."""
         return self.root_path + path
 
     def url(self, path: str) -> str:

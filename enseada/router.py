@@ -6,13 +6,13 @@ on which object it is; nobody is let through to a handler that did not ask.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from enseada.http import RegistryError
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from enseada.auth.policy import Action, Decision, Subject

@@ -10,33 +10,28 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from enseada.auth.policy import Action
+from enseada.auth.policy import CATALOG, Action, image
+from enseada.formats import docker_token
 from enseada.formats.oci_blobs import BlobHandlers
-from enseada.formats.oci_common import catalog_object, image_object, reply
+from enseada.formats.oci_common import reply
 from enseada.formats.oci_lists import ListHandlers
 from enseada.formats.oci_manifests import ManifestHandlers
 from enseada.formats.oci_uploads import UploadHandlers
-from enseada.http import RegistryError, Response
-from enseada.protocols.oci import errors, names
-from enseada.protocols.oci.scopes import Access, challenge
+from enseada.protocols.oci import errors, names, scopes
 from enseada.router import Call, Route, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from enseada.auth.policy import Authorizer, Decision, Subject
+    from enseada.formats.docker_token import TokenEndpoint
     from enseada.formats.oci_common import OCIStores
-    from enseada.http import Request
+    from enseada.http import RegistryError, Request, Response
     from enseada.router import Params, RouteHandler
 
-TOKEN_PATH = "/_token"
-"""The token endpoint, under the prefix: no image's name begins with an underscore."""
-
+# What a client asks for that wants to do it: who pushes looks first at what is there.
 _SCOPE_ACTIONS = {
-    Action.READ: ("pull",),
-    Action.WRITE: ("pull", "push"),
-    Action.OVERWRITE: ("pull", "push"),
-    Action.DELETE: ("delete",),
+    Action.READ: (scopes.PULL,),
+    Action.WRITE: (scopes.PULL, scopes.PUSH),
+    Action.DELETE: (scopes.DELETE,),
 }
 
 
@@ -49,34 +44,31 @@ class OCI:
         self,
         stores: OCIStores,
         authorizer: Authorizer,
-        token: Callable[[Request], Awaitable[Response]],
-        *,
-        service: str,
+        tokens: TokenEndpoint,
     ) -> None:
-        """``token`` answers at the token endpoint; ``service`` is what its challenges call us."""
-        self._service = service
+        self._tokens = tokens
         uploads = UploadHandlers(stores, authorizer)
         blobs = BlobHandlers(stores)
         manifests = ManifestHandlers(stores, authorizer)
         lists = ListHandlers(stores, authorizer)
 
         async def token_route(request: Request, params: Params, subject: Subject) -> Response:
-            return await token(request)
+            return await tokens.token(request)
 
         def route(methods: str, pattern: str, handler: RouteHandler, action: Action) -> list[Route]:
             compiled = re.compile(f"/(?P<name>.+)/{pattern}")
-            return [Route(method, compiled, handler, action, image_object("{name}")) for method in methods.split()]
+            return [Route(method, compiled, handler, action, image("{name}")) for method in methods.split()]
 
         anywhere = re.compile("/?")
         catalog = re.compile("/_catalog")
-        endpoint = re.compile(re.escape(TOKEN_PATH))
+        endpoint = re.compile(re.escape(docker_token.PATH.removeprefix(self.prefix)))
         self._table = Table(
             [
                 Route("GET", anywhere, self._ping),
                 Route("HEAD", anywhere, self._ping),
                 Route("GET", endpoint, token_route, open=True),
                 Route("POST", endpoint, token_route, open=True),
-                Route("GET", catalog, lists.catalog, Action.READ, catalog_object()),
+                Route("GET", catalog, lists.catalog, Action.READ, CATALOG),
                 *route("GET HEAD", "manifests/(?P<reference>[^/]+)", manifests.get, Action.READ),
                 *route("PUT", "manifests/(?P<reference>[^/]+)", manifests.put, Action.WRITE),
                 *route("DELETE", "manifests/(?P<reference>[^/]+)", manifests.delete, Action.DELETE),
@@ -106,10 +98,10 @@ class OCI:
         A token that lacks a scope which its subject could have gets the 401: clients then ask for a wider one.
         """
         accesses = [] if call is None else _accesses(request, call)
-        detail = [{"type": a.type, "name": a.name, "actions": sorted(a.actions)} for a in accesses]
-        if subject.anonymous or decision.narrowed:
-            failure = "insufficient_scope" if decision.narrowed else None
-            header = ("WWW-Authenticate", self._challenge(request, accesses, failure))
+        detail = [{"type": each.type, "name": each.name, "actions": each.sorted_actions()} for each in accesses]
+        if subject.kind == "anonymous" or decision.scope_missing:
+            failure = "insufficient_scope" if subject.scopes is not None else None
+            header = ("WWW-Authenticate", self._tokens.challenge(request, accesses, failure))
             return errors.error("UNAUTHORIZED", decision.reason, detail, headers=[header])
         return errors.error("DENIED", decision.reason, detail)
 
@@ -117,7 +109,7 @@ class OCI:
         """The specification's JSON; a 401 always carries a challenge."""
         response = reply(failure.status, failure.headers, errors.render(failure), "application/json")
         if failure.status == 401 and "www-authenticate" not in response.headers:
-            response.headers.add("WWW-Authenticate", self._challenge(request, []))
+            response.headers.add("WWW-Authenticate", self._tokens.challenge(request, []))
         return response
 
     async def _ping(self, request: Request, params: Params, subject: Subject) -> Response:
@@ -126,24 +118,21 @@ class OCI:
         The anonymous get a challenge even where they may read everything: clients learn only here how to log in, and
         those without credentials ask for an anonymous token and go on.
         """
-        if subject.anonymous and not subject.has_token:
-            header = ("WWW-Authenticate", self._challenge(request, []))
+        if subject.kind == "anonymous" and subject.scopes is None:
+            header = ("WWW-Authenticate", self._tokens.challenge(request, []))
             raise errors.error("UNAUTHORIZED", headers=[header])
         return reply(200, (), b"{}", "application/json")
 
-    def _challenge(self, request: Request, accesses: list[Access], failure: str | None = None) -> str:
-        realm = request.url(self.prefix + TOKEN_PATH)
-        return challenge(realm, self._service, accesses, failure)
 
 
-def _accesses(request: Request, call: Call) -> list[Access]:
+def _accesses(request: Request, call: Call) -> list[scopes.Access]:
     """The scopes of a token with which the request would be let through."""
     name = call.params.get("name")
     if name is None:
-        return [Access("registry", "catalog", frozenset({"*"}))]
+        return [scopes.catalog()]
     action = call.route.action
-    accesses = [Access("repository", name, frozenset(_SCOPE_ACTIONS[action]))] if action is not None else []
+    accesses = [scopes.repository(name, *_SCOPE_ACTIONS[action])] if action is not None else []
     source = request.param("from") if request.param("mount") is not None else None
     if source is not None and names.is_name(source) and source != name:
-        accesses.append(Access("repository", source, frozenset({"pull"})))
+        accesses.append(scopes.repository(source, scopes.PULL))
     return accesses

@@ -12,7 +12,7 @@ from enseada.storage.documents.base import Conflict
 if TYPE_CHECKING:
     from enseada.auth.policy import Subject
     from enseada.formats.oci_common import OCIStores
-    from enseada.http import Request, Response
+    from enseada.http import RegistryError, Request, Response
     from enseada.protocols.digests import Digest
     from enseada.router import Params
 
@@ -68,5 +68,5 @@ class BlobHandlers:
         return reply(202)
 
 
-def _unknown(digest: Digest) -> errors.RegistryError:
+def _unknown(digest: Digest) -> RegistryError:
     return errors.error("BLOB_UNKNOWN", None, {"digest": str(digest)})

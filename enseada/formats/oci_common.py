@@ -48,16 +48,6 @@ class OCIStores:
     """Seconds since 1970."""
 
 
-def image_object(name: str) -> str:
-    """The object on which rights to an image are given."""
-    return f"oci:{name}"
-
-
-def catalog_object() -> str:
-    """The object of the list of all images."""
-    return "registry:catalog"
-
-
 def repository_id(name: str) -> str:
     return f"repository:oci:{names.repository_of(name)}"
 

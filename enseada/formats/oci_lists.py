@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from enseada.auth.policy import Action
-from enseada.formats.oci_common import image_id, image_object, manifest_id, reply, tag_id
+from enseada.auth.policy import Action, image
+from enseada.formats.oci_common import image_id, manifest_id, reply, tag_id
 from enseada.protocols.oci import errors, names, referrers
 from enseada.protocols.oci.manifest import OCI_INDEX
 from enseada.protocols.oci.paging import next_link, parse_count
@@ -71,7 +71,7 @@ class ListHandlers:
             page = await self._stores.documents.scan(start, stop, MAX_PAGE)
             for document in page:
                 name = document.id[len(image_id("")) :]
-                if self._authorizer.decide(reader, Action.READ, image_object(name)).allowed:
+                if self._authorizer.decide(reader, Action.READ, image(name)).allowed:
                     images.append(name)
             more = len(page) == MAX_PAGE
             start = page[-1].id + "\0" if page else stop

@@ -11,13 +11,12 @@ import hashlib
 import secrets
 from typing import TYPE_CHECKING
 
-from enseada.auth.policy import Action
+from enseada.auth.policy import Action, image
 from enseada.blobs import Blob
 from enseada.formats.oci_blobs import FOREVER
 from enseada.formats.oci_common import (
     check_repository,
     image_id,
-    image_object,
     link_id,
     manifest_id,
     referrer_id,
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
     from enseada.auth.policy import Authorizer, Subject
     from enseada.formats.oci_common import OCIStores
-    from enseada.http import Body, Request, Response
+    from enseada.http import Body, RegistryError, Request, Response
     from enseada.router import Params
     from enseada.storage.blobs.base import BlobWriter
 
@@ -224,7 +223,7 @@ class ManifestHandlers:
             return
 
     def _check_overwrite(self, name: str, tag: str, subject: Subject) -> None:
-        decision = self._authorizer.decide(subject, Action.OVERWRITE, image_object(name))
+        decision = self._authorizer.decide(subject, Action.OVERWRITE, image(name))
         if not decision.allowed:
             raise errors.error("DENIED", f"the tag {tag} is there already: {decision.reason}")
 
@@ -298,5 +297,5 @@ def _manifest_document(
     return Document(manifest_id(name, digest), data, None if known is None else known.rev)
 
 
-def _unknown(reference: str) -> errors.RegistryError:
+def _unknown(reference: str) -> RegistryError:
     return errors.error("MANIFEST_UNKNOWN", None, {"reference": reference})

@@ -10,10 +10,9 @@ import secrets
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from enseada.auth.policy import Action
+from enseada.auth.policy import Action, image
 from enseada.formats.oci_common import (
     check_repository,
-    image_object,
     link_document,
     link_id,
     reply,
@@ -132,7 +131,7 @@ class UploadHandlers:
         for candidate in candidates:
             if not names.is_name(candidate):
                 continue
-            if not self._authorizer.decide(reader, Action.READ, image_object(candidate)).allowed:
+            if not self._authorizer.decide(reader, Action.READ, image(candidate)).allowed:
                 continue
             if await documents.get(link_id(candidate, digest)) is None:
                 continue

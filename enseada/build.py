@@ -1,0 +1,219 @@
+"""From settings to a running registry: opens the data folder, makes what a first start needs, puts the parts together.
+
+What fails here fails before anything is served, with a sentence for people (`StartError`).
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import logging
+import os
+import secrets
+import time
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from enseada.storage.documents.base import Conflict, Document, Unknown
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from enseada.app import Registry
+    from enseada.config import Settings
+    from enseada.storage.blobs.base import BlobStore
+    from enseada.storage.documents.base import DocumentStore
+
+_log = logging.getLogger(__name__)
+
+UPLOAD_SECRET_ID = "secret:uploads"
+_SECRET_BYTES = 32
+
+
+class StartError(Exception):
+    """Why it cannot start: a sentence for people that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a start made: the printable addresses, the data folder, and the password of ``admin`` if one was made."""
+
+    addresses: list[str]
+    data: Path
+    admin_password: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A registry whose stores are open, and the password of ``admin`` if one was made."""
+
+    registry: Registry
+    admin_password: str | None
+
+
+async def serve(
+    settings: Settings,
+    *,
+    shutdown: trio.Event,
+    task_status: trio.TaskStatus[Started] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until ``shutdown`` is set, then end gracefully; reports `Started`. Raises StartError.
+
+    Cancelled: requests are cancelled, uploads under way are saved, and everything is closed.
+    """
+    from enseada.logs import log_exchange
+    from enseada.server import ListenError, open_listeners, serve_listeners
+
+    async with open_data(settings) as opened, opened.registry.running(), trio.open_nursery() as nursery:
+        try:
+            listeners = await open_listeners(settings.listen)
+        except ListenError as reason:
+            raise StartError(str(reason)) from reason
+        await nursery.start(
+            lambda *, task_status: serve_listeners(
+                opened.registry,
+                listeners,
+                limits=settings.limits,
+                grace=settings.grace,
+                shutdown=shutdown,
+                on_exchange=log_exchange,
+                task_status=task_status,
+            )
+        )
+        addresses = [listener.address for listener in listeners]
+        task_status.started(Started(addresses, settings.data.absolute(), opened.admin_password))
+
+
+@asynccontextmanager
+async def open_data(settings: Settings) -> AsyncIterator[Opened]:
+    """The registry that keeps everything in the folder ``settings.data``: SQLite and the local disk.
+
+    Raises StartError: the folder cannot be used, or another server has it.
+    """
+    from enseada.storage.blobs.base import BlobUnavailable
+    from enseada.storage.blobs.local import LocalStore
+    from enseada.storage.documents.sqlite import SQLiteStore
+    from enseada.storage.documents.sqlitefile import UnusableFile
+
+    with _data_folder(settings.data), _locked(settings.lock_path):
+        try:
+            documents = await SQLiteStore.open(settings.documents_path)
+        except (UnusableFile, OSError) as reason:
+            raise StartError(f"the documents in {settings.documents_path} cannot be opened: {reason}") from reason
+        try:
+            try:
+                store = await LocalStore.at(settings.blobs_path)
+            except BlobUnavailable as reason:
+                raise StartError(str(reason)) from reason
+            try:
+                yield await open_registry(settings, documents, store)
+            finally:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + settings.grace):
+                    await store.aclose()
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + settings.grace):
+                await documents.aclose()
+
+
+async def open_registry(settings: Settings, documents: DocumentStore, store: BlobStore) -> Opened:
+    """Put a registry together over stores that are open; makes ``admin`` and the keys at the first start.
+
+    Raises what ``documents`` raises.
+    """
+    from enseada.app import Registry
+    from enseada.auth.accounts import Accounts
+    from enseada.auth.authenticate import Authenticator
+    from enseada.auth.policy import Authorizer
+    from enseada.auth.tokens import TokenSigner
+    from enseada.blobs import Blobs
+    from enseada.formats.docker_token import TokenEndpoint
+    from enseada.formats.oci import OCI
+    from enseada.formats.oci_common import OCIStores
+    from enseada.uploads import UploadPolicy, Uploads
+
+    accounts = Accounts(documents, settings)
+    given = settings.admin_password
+    made = await accounts.ensure_admin(None if given is None else given.value)
+    signer = await TokenSigner.load(documents, settings.token_service)
+    authenticator = Authenticator(accounts, signer)
+    authorizer = Authorizer(settings.anonymous)
+    blobs = Blobs(documents, store)
+    policy = UploadPolicy(
+        save_bytes=settings.save_bytes,
+        save_idle_bytes=settings.save_idle_bytes,
+        save_interval=settings.save_interval,
+        lease_time=settings.lease_time,
+        expiry=settings.upload_expiry,
+        limit=settings.max_blob_bytes,
+        resumable_hash=settings.resumable_hash == "auto",
+    )
+    uploads = Uploads(documents, blobs, policy)
+    stores = OCIStores(
+        documents=documents,
+        blobs=blobs,
+        uploads=uploads,
+        limits=settings.limits,
+        upload_secret=await _secret(documents, UPLOAD_SECRET_ID),
+        create_on_push=settings.create_on_push,
+        clock=time.time,
+    )
+    tokens = TokenEndpoint(authenticator, authorizer, signer, settings)
+    registry = Registry([OCI(stores, authorizer, tokens)], authenticator, authorizer, uploads)
+    return Opened(registry, made)
+
+
+async def _secret(documents: DocumentStore, id: str) -> bytes:
+    """Random bytes, made at the first start and the same for every process of the registry."""
+    document = await documents.get(id)
+    if document is None:
+        fresh = base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode("ascii")
+        try:
+            document = await documents.create_once(Document(id, {"secret": fresh}))
+        except (Conflict, Unknown):
+            document = await documents.get(id)
+            if document is None:
+                raise
+    return base64.b64decode(document.data["secret"])
+
+
+@contextmanager
+def _data_folder(folder: Path) -> Iterator[None]:
+    """Make the folder, for us alone, if it is not there. Raises StartError unless files can be made in it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError:
+        raise StartError(f"the data folder {folder} is not a folder; choose another with --data") from None
+    except OSError as reason:
+        raise StartError(
+            f"the data folder {folder} cannot be made: {reason.strerror}; choose another with --data"
+        ) from reason
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise StartError(f"the data folder {folder} may not be written by this user; choose another with --data")
+    yield
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the data folder for this server. Raises StartError if another one does."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as reason:
+        raise StartError(f"{path} cannot be opened: {reason.strerror}") from reason
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise StartError(
+                f"another Enseada (process {holder}) has the data folder {path.parent}; "
+                "stop it, or choose another folder with --data"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+        yield
+    finally:
+        os.close(fd)
