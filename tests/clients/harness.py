@@ -267,26 +267,32 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *options: str, login: bool = True) -> Iterator[Served]:
+def serving(
+    folder: Path,
+    *options: str,
+    login: bool = True,
+    program: Sequence[str | Path] = (sys.executable, "-m", "enseada"),
+    cwd: Path = ROOT,
+) -> Iterator[Served]:
     """Run ``enseada serve`` on a free port with fresh data in ``folder``, and end it as an operator would.
 
     Asserts that it says where it listens, and that SIGTERM ends it with exit code 0. With ``login`` the answer carries
-    the administrator's name and password, else nothing.
+    the administrator's name and password, else nothing. It is the checkout's unless ``program`` and ``cwd`` say other.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log"
     env = {name: value for name, value in os.environ.items() if not name.startswith("ENSEADA_")}
     env |= {"ENSEADA_ADMIN_PASSWORD": PASSWORD, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "enseada", "serve", "--data", str(folder / "data"), "--listen", "127.0.0.1:0"]
+    command = [*program, "serve", "--data", folder / "data", "--listen", "127.0.0.1:0"]
     with (
         log.open("ab", buffering=0) as sink,
         subprocess.Popen(
-            [*command, *options],
+            [*map(str, command), *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=sink,
             env=env,
-            cwd=ROOT,
+            cwd=cwd,
         ) as process,
     ):
         assert process.stdout is not None

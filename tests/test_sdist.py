@@ -1,0 +1,113 @@
+"""The built packages: the wheel and the sdist hold every module once, install into a bare environment, and serve.
+
+Builds from a copy of the checkout, and so leaves nothing in it and takes nothing in that an earlier build has left.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.clients.harness import ROOT, serving, sha256
+
+TIMEOUT = 600.0
+"""Seconds for a build or an install, which may download what they depend on."""
+LEFT_BEHIND = shutil.ignore_patterns(
+    ".git", ".venv", ".tox", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "build", "dist", "enseada-data"
+)
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Run a program that must succeed, away from the checkout; what it wrote to its standard output."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "ENSEADA_"))}
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    output = done.stdout.decode(errors="replace")
+    assert done.returncode == 0, f"$ {' '.join(map(str, command))}\n{output}"
+    return output
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A wheel and an sdist, by kind. The wheel is built from the sdist, as pip would."""
+    folder = tmp_path_factory.mktemp("build")
+    shutil.copytree(ROOT, folder / "source", symlinks=True, ignore=LEFT_BEHIND)
+    run(sys.executable, "-m", "build", "--outdir", folder / "dist", folder / "source", cwd=folder)
+    (wheel,) = (folder / "dist").glob("*.whl")
+    (sdist,) = (folder / "dist").glob("*.tar.gz")
+    return {"wheel": wheel, "sdist": sdist}
+
+
+def modules_of_the_checkout() -> set[str]:
+    """Where each module must be in a wheel."""
+    found = set()
+    for folder, place in (("enseada", "enseada"), ("protocols", "enseada/protocols"), ("storage", "enseada/storage")):
+        for path in (ROOT / folder).rglob("*.py"):
+            inside = path.relative_to(ROOT / folder)
+            if folder != "enseada" or inside.parts[0] not in ("protocols", "storage"):
+                found.add(f"{place}/{inside.as_posix()}")
+    return found
+
+
+def test_wheel(built: dict[str, Path]) -> None:
+    with zipfile.ZipFile(built["wheel"]) as archive:
+        names = archive.namelist()
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+    assert {name for name in names if name.endswith(".py")} == modules_of_the_checkout()
+    assert "enseada/py.typed" in names
+    assert {name.split("/")[0].rpartition("-")[2] for name in names} == {"enseada", f"{version(built)}.dist-info"}
+
+
+def test_sdist(built: dict[str, Path]) -> None:
+    with tarfile.open(built["sdist"]) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+    for name in ("setup.cfg", "tox.ini", "README.md", "CHANGELOG.md", "LICENSE", "tests/test_sdist.py"):
+        assert name in names
+    assert "protocols/__init__.py" in names
+    assert "storage/__init__.py" in names
+    # The links are not followed: each module is there once.
+    assert [name for name in names if name.startswith(("enseada/protocols/", "enseada/storage/"))] == []
+
+
+def version(built: dict[str, Path]) -> str:
+    """The version, as the wheel's name has it."""
+    return built["wheel"].name.split("-")[1]
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_installs_and_serves(kind: str, built: dict[str, Path], tmp_path: Path) -> None:
+    run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
+    python, enseada = (tmp_path / "venv" / "bin" / name for name in ("python", "enseada"))
+    run(python, "-m", "pip", "install", "-q", built[kind], cwd=tmp_path)
+
+    assert version(built) in run(enseada, "--version", cwd=tmp_path)
+    names = "enseada.protocols.oci, enseada.storage.blobs, enseada.storage.documents"
+    where = run(python, "-c", f"import {names}; print(enseada.protocols.oci.__file__)", cwd=tmp_path)
+    assert Path(where.strip()).is_relative_to(tmp_path / "venv")
+
+    with serving(tmp_path / "run", program=[enseada], cwd=tmp_path) as registry:
+        assert registry.http.get("/v2/").status_code == 200
+        data = os.urandom(100_000)
+        location = registry.http.post("/v2/app/blobs/uploads/").headers["Location"]
+        joint = "&" if "?" in location else "?"
+        answer = registry.http.put(f"{location}{joint}digest={sha256(data)}", content=data)
+        assert answer.status_code == 201, answer.text
+        assert registry.blob("app", sha256(data)) == data
+        assert registry.http.get("/v2/", auth=("admin", "wrong")).status_code == 401
