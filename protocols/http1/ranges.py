@@ -56,7 +56,7 @@ def _select_range(text: str, size: int) -> Selection:
     start = _number(first)
     stop = _number(last) + 1 if last else size
     if stop <= start and last:
-        return Selection(200, 0, size)  # invalid, and so ignored (RFC 9110, 14.1.1)
+        return Selection(416)  # invalid; it may be rejected, and the OCI conformance suite wants that (RFC 9110, 14.2)
     return Selection(206, start, min(stop, size)) if start < size else Selection(416)
 
 
