@@ -92,6 +92,11 @@ class HeadBuffer:
         self._searched = 0
         return taken
 
+    def put_back(self, data: bytes | memoryview) -> None:
+        """Return to the front what was taken and turned out to be no content."""
+        self._data[:0] = data
+        self._searched = 0
+
     def next_head(self) -> bytes | None:
         """Remove the next head, its empty line included, and return it; None: it is not whole yet.
 

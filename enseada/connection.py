@@ -1,0 +1,674 @@
+"""One connection: requests in, answers out, one after the other.
+
+The rule: the loop never guesses where a message ends. What cannot be framed is refused and the connection closed;
+what breaks off is cut so that the other side sees it. h11 reads heads and keeps the state; content passes by it.
+
+Deadlines are for single waits. Those for a head move the deadline of the connection's one cancel scope; the others
+are the transport's, and cost nothing where it need not wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeGuard, cast
+
+import h11
+import trio
+
+from enseada.http import BodyError, Chunk, Content, Headers, RegistryError, Request, Response, ResponseBody
+from enseada.limits import KIB, MIB, Limits
+from enseada.protocols.http1.chunked import ChunkedDecoder, ChunkedError
+from enseada.protocols.http1.head import Head, HeadBuffer, HeadError, check
+from enseada.wire import REASONS, fields, plain, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from enseada.http import Handler
+    from enseada.transport import Transport
+
+logger = logging.getLogger("enseada.server")
+
+HEAD_READ = 4 * KIB
+"""Bytes read at once while a head is expected: small, so that content stays in the kernel until it is asked for."""
+SHARED_BYTES = 1 * MIB
+"""The buffer into which content is received, one for each event loop."""
+CHUNKED_READ = 64 * KIB
+"""Bytes of a chunked body read at once."""
+TINY_CHUNKS = 256
+"""Chunks in one read above which the next read is small, so that decoding them never holds up the loop."""
+JOIN_BYTES = 16 * KIB
+"""Up to here the parts of one write are copied together, which is cheaper than a scattered write."""
+LINGER_BYTES = 16 * MIB
+"""Bytes that are thrown away, at most, so that a client that is still sending gets its answer and not a reset."""
+CLOSE_TIMEOUT = 2.0
+"""Seconds for closing things behind a shield."""
+CLIENT_GONE = 499
+"""The status that the log has for a request whose client did not wait for the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request that is over, for the log and the metrics."""
+
+    method: str
+    """``-`` where the head was refused before there was a method."""
+    path: str
+    query: str
+    status: int
+    """What was answered; 499 if the client had gone, or the request was cancelled, before there was an answer."""
+    bytes_in: int
+    """Content received."""
+    bytes_out: int
+    """Content sent."""
+    seconds: float
+    """From the head's end to the answer's."""
+    subject: str
+    client: str | None
+    id: str
+    error: str | None
+    """Why it went wrong, if it did; None also for refusals, which are answers like any other."""
+
+
+class Ending:
+    """What the connections of one server have in common: when it ends, the idle ones close at once."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.idle: set[trio.CancelScope] = set()
+
+    def begin(self) -> None:
+        """Close idle connections; every answer from now on is the last of its connection."""
+        self.begun = True
+        for scope in self.idle:
+            scope.cancel()
+
+
+class SharedBuffer:
+    """The buffer that all bodies of one event loop are received into.
+
+    What is received is lent to one consumer until its next await, and nobody else runs before that.
+    """
+
+    __slots__ = ("lent", "memory")
+
+    def __init__(self) -> None:
+        self.memory = memoryview(bytearray(SHARED_BYTES))
+        self.lent: memoryview | None = None
+        """What is lent at present; tests overwrite it as soon as the borrower awaits."""
+
+    def lend(self, count: int) -> memoryview:
+        """The first ``count`` bytes, to be given to a consumer without an await in between."""
+        self.lent = self.memory[:count]
+        return self.lent
+
+
+_shared: trio.lowlevel.RunVar[SharedBuffer] = trio.lowlevel.RunVar("enseada.shared_buffer")
+
+
+def shared_buffer() -> SharedBuffer:
+    """The running event loop's."""
+    try:
+        return _shared.get()
+    except LookupError:
+        shared = SharedBuffer()
+        _shared.set(shared)
+        return shared
+
+
+async def serve_connection(
+    transport: Transport,
+    handler: Handler,
+    *,
+    limits: Limits,
+    scheme: str = "http",
+    on_exchange: Callable[[Exchange], None] | None = None,
+    ending: Ending | None = None,
+) -> None:
+    """Serve one connection to its end, and close it.
+
+    ``scheme`` is that of the URLs by which clients reach us; ``on_exchange`` is called after each request, and must
+    neither block nor raise; ``ending`` is shared by the connections of one server. A client that goes away is no
+    error. Cancelled: the request under way is cancelled, its answer cut, and the connection closed.
+    """
+    connection = _Connection(transport, handler, limits, scheme, on_exchange, ending or Ending())
+    try:
+        await connection.serve()
+    except _ClientGone:
+        pass
+    finally:
+        with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
+            await (transport.abort() if connection.answer_is_cut else transport.aclose())
+
+
+class _ClientGone(Exception):
+    """There is nobody to write to, or nobody who reads."""
+
+
+class _SourceBroken(Exception):
+    """The content of an answer broke off after its head was sent."""
+
+
+class _RequestBody:
+    """The content of one request, read from the connection as it is pulled."""
+
+    def __init__(self, connection: _Connection, length: int | None, expects: bool = False) -> None:
+        self.length = length
+        self.expects = expects
+        """Whether the client waits for 100-continue before it sends the content."""
+        self.bytes_in = 0
+        self.error: BodyError | None = None
+        self._connection = connection
+        self._limits = connection.limits
+        self._over = False
+        self._waited = 0.0
+        self._reach = CHUNKED_READ
+        self._decoder: ChunkedDecoder | None = None
+        if length is None:
+            self._decoder = ChunkedDecoder(self._limits.chunk_extension_bytes, self._limits.trailer_bytes)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it has been received."""
+        return self._decoder.done if self._decoder is not None else self.bytes_in == self.length
+
+    @property
+    def least_left(self) -> int:
+        """Bytes that are still to come, as far as is known."""
+        return 0 if self.length is None else self.length - self.bytes_in
+
+    def close(self) -> None:
+        """The exchange is over: whoever still holds this may not read what is the next request."""
+        self._over = True
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        if self.error is not None:
+            raise self.error
+        if self.complete:
+            raise StopAsyncIteration
+        if self._over:
+            raise BodyError("the request is over", None)
+        return await self._pull()
+
+    async def drain(self, most: int) -> bool:
+        """Throw away what is still to come, up to about ``most`` bytes; return whether that was all."""
+        stop = self.bytes_in + most
+        with suppress(BodyError, StopAsyncIteration):
+            while not self.complete and self.bytes_in <= stop:
+                await self._pull()
+        return self.complete
+
+    async def _pull(self) -> Chunk:
+        try:
+            if self.expects:
+                self.expects = False
+                await self._connection.say_continue()
+            return await (self._next_sized() if self._decoder is None else self._next_chunked(self._decoder))
+        except ChunkedError as error:
+            self.error = BodyError(str(error), 400)
+        except (_ClientGone, trio.BrokenResourceError):
+            self.error = BodyError("the client has gone", None)
+        except trio.TooSlowError:
+            self.error = BodyError(f"no content came for {self._limits.read_timeout:g} seconds", 408)
+        except BodyError as error:
+            self.error = error
+        raise self.error
+
+    async def _next_sized(self) -> Chunk:
+        if self._connection.received:
+            # It came together with the head.
+            early = self._connection.received.take(self.least_left)
+            self.bytes_in += len(early)
+            return early
+        count = await self._receive(self.least_left)
+        self.bytes_in += count
+        return self._connection.shared.lend(count)
+
+    async def _next_chunked(self, decoder: ChunkedDecoder) -> Chunk:
+        memory = self._connection.shared.memory
+        received = self._connection.received
+        while True:
+            if received:
+                early = received.take(self._reach)
+                memory[: len(early)] = early
+                count = len(early)
+            else:
+                count = await self._receive(self._reach)
+            chunks = decoder.chunks
+            pieces = decoder.receive(memory[:count])
+            self._reach = HEAD_READ if decoder.chunks - chunks > TINY_CHUNKS else CHUNKED_READ
+            if decoder.done and decoder.used < count:
+                received.put_back(memory[decoder.used : count])
+            # Moved together, so that they are one chunk to the consumer: the buffer is not ours after its next await.
+            size = 0
+            for piece in pieces:
+                memory[size : size + len(piece)] = piece
+                size += len(piece)
+            self.bytes_in += size
+            if size:
+                return self._connection.shared.lend(size)
+            if decoder.done:
+                raise StopAsyncIteration
+
+    async def _receive(self, most: int) -> int:
+        transport, shared = self._connection.transport, self._connection.shared
+        began = trio.current_time()
+        size = min(most, SHARED_BYTES, transport.fairness.budget())
+        count = await transport.receive_into(shared.memory[:size], self._limits.read_timeout)
+        self._waited += trio.current_time() - began
+        if not count:
+            raise BodyError("the content ended before it was complete", 400)
+        if self._waited > self._limits.rate_grace and self.bytes_in < self._waited * self._limits.min_rate:
+            raise BodyError(f"content came slower than {self._limits.min_rate} bytes a second", 408)
+        return count
+
+
+@dataclass(slots=True)
+class _Record:
+    """An exchange under way."""
+
+    request: Request
+    body: _RequestBody
+    started: float
+    status: int = CLIENT_GONE
+    bytes_out: int = 0
+    error: str | None = None
+
+
+class _Connection:
+    def __init__(
+        self,
+        transport: Transport,
+        handler: Handler,
+        limits: Limits,
+        scheme: str,
+        on_exchange: Callable[[Exchange], None] | None,
+        ending: Ending,
+    ) -> None:
+        self.transport = transport
+        self.limits = limits
+        self.shared = shared_buffer()
+        self.received = HeadBuffer(limits)
+        self._handler = handler
+        self._scheme = scheme
+        self._on_exchange = on_exchange
+        self._ending = ending
+        self._h11 = h11.Connection(h11.SERVER)
+        self._scope = trio.CancelScope()
+        self._head_begun = False
+
+    @property
+    def answer_is_cut(self) -> bool:
+        """Whether an answer has been begun and not ended."""
+        return self._h11.our_state is h11.SEND_BODY
+
+    async def serve(self) -> None:
+        with self._scope:
+            await self._loop()
+        if self._scope.cancelled_caught and self._head_begun:
+            await self._refuse(HeadError(408, f"the head took longer than {self.limits.head_timeout:g} seconds"))
+
+    async def _loop(self) -> None:
+        while True:
+            try:
+                raw = await self._read_head()
+                if raw is None:
+                    return
+                head = check(raw, self.limits)
+                self._h11.receive_data(raw)
+                event = self._h11.next_event()
+            except HeadError as error:
+                await self._refuse(error)
+                return
+            except h11.RemoteProtocolError as error:  # no such case is known: see tests/protocols/http1/fuzz.py
+                self._h11 = h11.Connection(h11.SERVER)
+                await self._refuse(HeadError(400, str(error)))
+                return
+            if not await self._exchange(head, cast(h11.Request, event)):
+                return
+
+    # -- the head
+
+    async def _read_head(self) -> bytes | None:
+        """The next head; None: there is none, because the client or the server has ended."""
+        scope, received = self._scope, self.received
+        head = received.next_head()
+        if head is not None:
+            return head
+        self._head_begun = len(received) > 0
+        if not self._head_begun:
+            if self._ending.begun:
+                return None
+            self._ending.idle.add(scope)
+        scope.deadline = trio.current_time() + (
+            self.limits.head_timeout if self._head_begun else self.limits.idle_timeout
+        )
+        try:
+            while head is None:
+                try:
+                    count = await self.transport.receive_into(self.shared.memory[:HEAD_READ])
+                except trio.BrokenResourceError:
+                    return None
+                if not count or (scope.cancel_called and not self._head_begun):
+                    return None
+                received.feed(self.shared.memory[:count])
+                if not self._head_begun:
+                    self._head_begun = True
+                    self._ending.idle.discard(scope)
+                    scope.deadline = trio.current_time() + self.limits.head_timeout
+                head = received.next_head()
+        finally:
+            self._ending.idle.discard(scope)
+        scope.deadline = math.inf
+        if scope.cancel_called:  # in the very moment in which the head became whole
+            await trio.lowlevel.checkpoint_if_cancelled()
+        return head
+
+    async def _refuse(self, error: HeadError) -> None:
+        """Answer a head that cannot be served, and end the connection."""
+        self._scope.deadline = math.inf
+        body = _RequestBody(self, 0)
+        request = Request("-", "-", "", Headers(), body, self._scheme, client=self.transport.peer, id=new_id())
+        record = _Record(request, body, trio.current_time(), error=str(error))
+        response = plain(error.status, str(error))
+        try:
+            await self._send_answer(record, response, self._event(record, response, close=True), b"", None)
+        finally:
+            self._report(record)
+        await self._linger()
+
+    # -- one exchange
+
+    async def _exchange(self, head: Head, event: h11.Request) -> bool:
+        """Serve one request; return whether the connection can take another."""
+        body = _RequestBody(self, head.length, self._h11.they_are_waiting_for_100_continue)
+        if body.complete:
+            self._h11.next_event()  # h11.EndOfMessage; of other bodies h11 sees nothing
+        request = Request(
+            event.method.decode("ascii"),
+            head.path,
+            head.query,
+            Headers(event.headers),
+            body,
+            self._scheme,
+            host=head.host or "localhost",
+            client=self.transport.peer,
+            id=new_id(),
+        )
+        record = _Record(request, body, trio.current_time())
+        fairness = self.transport.fairness
+        fairness.busy += 1
+        try:
+            await self._answer(record, event)
+        except (_ClientGone, _SourceBroken) as error:
+            record.error = record.error or str(error)
+            return False
+        except BaseException:
+            record.error = "cancelled"
+            raise
+        finally:
+            fairness.busy -= 1
+            body.close()
+            self._report(record)
+        return await self._make_ready(body)
+
+    async def _answer(self, record: _Record, event: h11.Request) -> None:
+        response: Response | None = None
+        try:
+            try:
+                response = _unmet_expectation(event) or await self._handler(record.request)
+                first, rest = await _first_piece(record.request, response)
+                head = self._event(record, response, self._must_close(record))
+            except Exception as error:
+                await _close_content(response)
+                response = self._failure(record, error)
+                first, rest = b"", None
+                head = self._event(record, response, self._must_close(record))
+            await self._send_answer(record, response, head, first, rest)
+        finally:
+            await _close_content(response)
+
+    def _failure(self, record: _Record, error: Exception) -> Response:
+        """What is said instead of an answer. Raises _ClientGone where there is nobody to say it to."""
+        broken = record.body.error
+        if broken is not None and _is_only(BodyError, error):
+            record.error = str(broken)
+            if broken.status is None:
+                raise _ClientGone(str(broken)) from error
+            return plain(broken.status, str(broken))
+        record.error = f"{type(error).__name__}: {error}"
+        if isinstance(error, RegistryError):
+            return refusal(error)
+        request = record.request
+        logger.error("request %s failed: %s %s", request.id, request.method, request.path, exc_info=error)
+        return plain(500, f"internal error, request {request.id}")
+
+    def _must_close(self, record: _Record) -> bool:
+        """Whether the answer is the last, because the server ends or too much of the request would follow it."""
+        body = record.body
+        if self._ending.begun or body.error is not None:
+            return True
+        # Whoever waits for 100-continue may send the content after our answer, or not: nobody could tell.
+        return not body.complete and (body.expects or body.least_left > self.limits.drain_bytes)
+
+    def _event(self, record: _Record, response: Response, close: bool) -> h11.Response:
+        """The head of an answer. Raises h11.LocalProtocolError for one that could not be sent."""
+        length = response.length
+        if isinstance(response.body, bytes):
+            if record.request.method != "HEAD" or length is None:
+                length = len(response.body)
+        elif _is_content(response.body):
+            length = response.body.length
+        if response.status == 204 or (response.status == 304 and response.length is None):
+            length = None  # RFC 9110 8.6
+        return h11.Response(
+            status_code=response.status,
+            reason=REASONS.get(response.status, b""),
+            headers=fields(response, length, record.request.id, close),
+        )
+
+    async def _send_answer(
+        self, record: _Record, response: Response, head: h11.Response, first: bytes, rest: AsyncIterator[bytes] | None
+    ) -> None:
+        parts = self._encode(head)
+        record.status = response.status
+        content = response.body
+        if isinstance(content, bytes) or _has_no_content(record.request, response):
+            if isinstance(content, bytes) and content and not _has_no_content(record.request, response):
+                parts += self._encode(h11.Data(data=content))
+                record.bytes_out = len(content)
+            await self._send(*parts, *self._encode(h11.EndOfMessage()))
+        elif rest is not None:
+            await self._send_pieces(record, parts, first, rest)
+        elif _is_content(content) and content.file is not None:
+            await self._send(*parts)
+            await self._send_file(record, content, content.file)
+
+    async def _send_pieces(self, record: _Record, parts: list[bytes], first: bytes, rest: AsyncIterator[bytes]) -> None:
+        piece: bytes | None = first
+        try:
+            while piece is not None:
+                if piece:
+                    parts += self._encode(h11.Data(data=piece))
+                if parts:
+                    await self._send(*parts)
+                record.bytes_out += len(piece)
+                parts = []
+                piece = await anext(rest, None)
+            parts = self._encode(h11.EndOfMessage())
+        except _ClientGone:
+            raise
+        except Exception as error:  # its source failed, or it was longer or shorter than it had said
+            raise self._broken(record, error) from error
+        await self._send(*parts)
+
+    async def _send_file(self, record: _Record, content: Content, file: int) -> None:
+        if content.length:
+            # h11 only counts it: see "sendfile" in its documentation.
+            self._encode(h11.Data(data=cast(bytes, _Promised(content.length))))
+            try:
+                await self.transport.send_file(file, content.start, content.length, self.limits.write_timeout)
+            except trio.BrokenResourceError as error:
+                raise _ClientGone("the client has gone") from error
+            except trio.TooSlowError as error:
+                raise _ClientGone(f"the client took nothing for {self.limits.write_timeout:g} seconds") from error
+            except (OSError, EOFError) as error:
+                raise self._broken(record, error) from error
+            record.bytes_out = content.length
+        await self._send(*self._encode(h11.EndOfMessage()))
+
+    def _broken(self, record: _Record, error: Exception) -> _SourceBroken:
+        """The answer cannot be ended: cut the connection, so that nobody takes it for whole."""
+        request = record.request
+        logger.error("answer %s broke off: %s %s", request.id, request.method, request.path, exc_info=error)
+        return _SourceBroken(f"{type(error).__name__}: {error}")
+
+    async def say_continue(self) -> None:
+        """Ask for the content, unless it is coming already or the answer has begun (RFC 9110 10.1.1)."""
+        if not self.received and self._h11.our_state is h11.SEND_RESPONSE:
+            reason = REASONS[100]
+            await self._send(*self._encode(h11.InformationalResponse(status_code=100, headers=[], reason=reason)))
+
+    def _encode(self, event: h11.Event) -> list[bytes]:
+        parts = self._h11.send_with_data_passthrough(event)
+        assert parts is not None
+        return parts
+
+    async def _send(self, *parts: bytes) -> None:
+        if len(parts) > 1 and sum(map(len, parts)) <= JOIN_BYTES:
+            parts = (b"".join(parts),)
+        if not parts:
+            return
+        try:
+            await self.transport.send(*parts, timeout=self.limits.write_timeout)
+        except trio.BrokenResourceError as error:
+            raise _ClientGone("the client has gone") from error
+        except trio.TooSlowError as error:
+            raise _ClientGone(f"the client took nothing for {self.limits.write_timeout:g} seconds") from error
+
+    def _report(self, record: _Record) -> None:
+        if self._on_exchange is None:
+            return
+        request = record.request
+        exchange = Exchange(
+            request.method,
+            request.path,
+            request.query,
+            record.status,
+            record.body.bytes_in,
+            record.bytes_out,
+            trio.current_time() - record.started,
+            request.subject,
+            request.client,
+            request.id,
+            record.error,
+        )
+        try:
+            self._on_exchange(exchange)
+        except Exception:
+            logger.exception("on_exchange failed for request %s", request.id)
+
+    # -- after it
+
+    async def _make_ready(self, body: _RequestBody) -> bool:
+        """Bring the connection to where the next head begins; False: it has to be closed."""
+        if self._h11.our_state is not h11.DONE:  # h11.MUST_CLOSE: one of us has said so
+            if self._ending.begun or self.received or not body.complete:
+                await self._linger()
+            return False
+        if not body.complete:
+            drained = False
+            with trio.move_on_after(self.limits.drain_timeout):
+                drained = await body.drain(self.limits.drain_bytes)
+            if not drained:
+                await self._linger()
+                return False
+        if self._h11.their_state is h11.DONE:
+            self._h11.start_next_cycle()
+        else:
+            self._h11 = h11.Connection(h11.SERVER)
+        return True
+
+    async def _linger(self) -> None:
+        """End our side, and read until the client ends its own: closing with bytes unread would send a reset, and a
+        reset can destroy the answer on its way (RFC 9112 9.6)."""
+        size = min(SHARED_BYTES, self.transport.fairness.budget())
+        left = LINGER_BYTES
+        with suppress(trio.BrokenResourceError), trio.move_on_after(self.limits.drain_timeout):
+            await self.transport.send_eof()
+            while left > 0:
+                count = await self.transport.receive_into(self.shared.memory[:size])
+                if not count:
+                    return
+                left -= count
+
+
+class _Promised:
+    """Stands for bytes that are sent by other means; h11 asks only how many they are."""
+
+    __slots__ = ("_length",)
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+
+def new_id() -> str:
+    """A request's id: random, and never a client's choice."""
+    return secrets.token_hex(8)
+
+
+def _unmet_expectation(event: h11.Request) -> Response | None:
+    """RFC 9110 10.1.1: 417 for an expectation that is not 100-continue; in HTTP/1.0 it is ignored."""
+    if event.http_version >= b"1.1":
+        for name, value in event.headers:
+            if name == b"expect" and value.lower() != b"100-continue":
+                return plain(417, "nothing but 100-continue can be expected")
+    return None
+
+
+def _has_no_content(request: Request, response: Response) -> bool:
+    return request.method == "HEAD" or response.status in (204, 304)
+
+
+def _is_content(body: ResponseBody) -> TypeGuard[Content]:
+    return hasattr(body, "file")
+
+
+def _is_only(kind: type[Exception], error: Exception) -> bool:
+    """Whether ``error`` is of that kind, or a group in which nothing else is."""
+    if isinstance(error, ExceptionGroup):
+        return all(_is_only(kind, each) for each in error.exceptions)
+    return isinstance(error, kind)
+
+
+async def _first_piece(request: Request, response: Response) -> tuple[bytes, AsyncIterator[bytes] | None]:
+    """Begin to read an answer's content, so that a source which fails at once can still be told by a status."""
+    body = response.body
+    if isinstance(body, bytes) or _has_no_content(request, response):
+        return b"", None
+    if _is_content(body) and body.file is not None:
+        return b"", None
+    pieces = aiter(body)
+    return await anext(pieces, b""), pieces
+
+
+async def _close_content(response: Response | None) -> None:
+    """Close what an answer was read from, also when cancelled. Its failure is logged: the answer has been made."""
+    close = getattr(response.body, "aclose", None) if response is not None else None
+    if close is None:
+        return
+    with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
+        try:
+            await close()
+        except Exception:
+            logger.exception("an answer's content could not be closed")

@@ -1,0 +1,279 @@
+"""Listeners: where clients come in, how many, and how it all ends.
+
+The rule: nothing is cut that can end by itself. When the server ends, listeners close first, then idle connections;
+requests under way have their grace, and only then are cancelled. Knows nothing of registries.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from enseada.connection import Ending, Exchange, serve_connection
+from enseada.transport import SocketTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from enseada.http import Handler
+    from enseada.limits import Limits
+
+logger = logging.getLogger("enseada.server")
+
+BACKLOG = 1024
+"""Connections that the kernel completes and keeps for us."""
+UNIX_MODE = 0o660
+"""Mode of a unix socket, unless another is asked for."""
+UNIX_PREFIX = "unix:"
+ACCEPT_PAUSE = 0.1
+"""Seconds without accepting after the system had no room for another connection."""
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+
+
+class ListenError(Exception):
+    """An address cannot be listened on. The message is a sentence for whoever gave the address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A bound, listening socket."""
+
+    socket: socket.socket
+    address: str
+    """Where clients find it: ``http://127.0.0.1:9623``, or ``http+unix:///run/enseada.sock``."""
+    path: str | None = None
+    """The file of a unix socket."""
+
+    def close(self) -> None:
+        """Stop listening, and remove a unix socket's file. Safe any number of times."""
+        if self.socket.fileno() >= 0:
+            self.socket.close()
+            if self.path is not None:
+                with suppress(OSError):
+                    os.unlink(self.path)
+
+
+async def open_listeners(addresses: Iterable[str], *, unix_mode: int = UNIX_MODE) -> list[Listener]:
+    """Bind and listen on every address: ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``.
+
+    A host name may stand for several addresses, and port 0 for any free one. Raises ListenError, and then, as when
+    cancelled, nothing is left open.
+    """
+    listeners: list[Listener] = []
+    try:
+        for address in addresses:
+            if address.startswith(UNIX_PREFIX):
+                listeners.append(_listen_unix(address.removeprefix(UNIX_PREFIX), unix_mode))
+                continue
+            host, port = _parse(address)
+            for family, resolved in await _resolve(host, port, address):
+                listeners.append(_listen_tcp(family, resolved, address))
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _parse(address: str) -> tuple[str, int]:
+    host, colon, digits = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not host or (":" in host and not bracketed):
+        raise ListenError(f"{address!r} is no address: write HOST:PORT, [IPV6]:PORT or unix:PATH")
+    if not (digits.isascii() and digits.isdigit() and int(digits) <= 65535):
+        raise ListenError(f"{address!r} is no address: the port is a number from 0 to 65535")
+    return (host[1:-1] if bracketed else host), int(digits)
+
+
+async def _resolve(host: str, port: int, address: str) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
+    try:
+        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise ListenError(f"cannot listen on {address}: {host} is not known ({_reason(error)})") from error
+    # getaddrinfo may name an address more than once; the order is kept.
+    return list(dict.fromkeys((family, (str(where[0]), int(where[1]))) for family, _, _, _, where in found))
+
+
+def _listen_tcp(family: socket.AddressFamily, where: tuple[str, int], address: str) -> Listener:
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Inherited by what is accepted: answers leave in one write each, and wait for no other.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(where)
+        listening.listen(BACKLOG)
+        listening.setblocking(False)
+    except OSError as error:
+        listening.close()
+        raise _explain(address, error) from error
+    host, port = listening.getsockname()[:2]
+    return Listener(listening, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+
+def _listen_unix(path: str, mode: int) -> Listener:
+    if not path:
+        raise ListenError("'unix:' is no address: a path follows the colon")
+    path = os.path.abspath(path)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        # Nobody may connect before the mode is the one that was asked for: without listen, connecting is refused.
+        listening.bind(path)
+        os.chmod(path, mode)
+        listening.listen(BACKLOG)
+        listening.setblocking(False)
+    except OSError as error:
+        listening.close()
+        raise _explain(UNIX_PREFIX + path, error) from error
+    return Listener(listening, f"http+unix://{path}", path)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket's file that a server has left behind, and nothing else."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+
+
+def _explain(address: str, error: OSError) -> ListenError:
+    if error.errno == errno.EADDRINUSE:
+        return ListenError(f"cannot listen on {address}: it is in use by another program")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return ListenError(f"cannot listen on {address}: this user has no permission to")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return ListenError(f"cannot listen on {address}: this machine has no such address")
+    return ListenError(f"cannot listen on {address}: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+async def serve_listeners(
+    handler: Handler,
+    listeners: Sequence[Listener],
+    *,
+    limits: Limits,
+    grace: float,
+    shutdown: trio.Event | None = None,
+    scheme: str = "http",
+    on_exchange: Callable[[Exchange], None] | None = None,
+    task_status: trio.TaskStatus[Sequence[Listener]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve clients of ``listeners``, which it owns, until ``shutdown`` is set or it is cancelled.
+
+    Either way it ends gracefully: the listeners close, idle connections close, and requests under way may go on for
+    ``grace`` seconds, their answers being the last of their connections. What is left then is cancelled, and waited
+    for: handlers and transports bound the time that this takes. With a ``grace`` of 0 they are cancelled at once.
+    """
+    server = _Server(handler, limits, scheme, on_exchange)
+    wish = trio.Event()
+    try:
+        async with trio.open_nursery() as watching:
+            watching.start_soon(_notice, trio.Event() if shutdown is None else shutdown, wish)
+            # A cancellation from outside reaches `_notice` alone, and becomes the wish to end.
+            with trio.CancelScope(shield=True) as shielded:
+                async with trio.open_nursery() as connections:
+                    with trio.CancelScope() as accepting:
+                        async with trio.open_nursery() as acceptors:
+                            for listener in listeners:
+                                acceptors.start_soon(server.accept, listener, connections)
+                            task_status.started(listeners)
+                            await wish.wait()
+                            accepting.cancel()
+                    for listener in listeners:
+                        listener.close()
+                    server.ending.begin()
+                    shielded.deadline = trio.current_time() + grace
+            watching.cancel_scope.cancel()
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+async def _notice(shutdown: trio.Event, wish: trio.Event) -> None:
+    try:
+        await shutdown.wait()
+    finally:
+        wish.set()
+
+
+class _Server:
+    def __init__(
+        self, handler: Handler, limits: Limits, scheme: str, on_exchange: Callable[[Exchange], None] | None
+    ) -> None:
+        self.ending = Ending()
+        self._handler = handler
+        self._limits = limits
+        self._scheme = scheme
+        self._on_exchange = on_exchange
+        self._room = trio.Semaphore(limits.connections)
+
+    async def accept(self, listener: Listener, connections: trio.Nursery) -> None:
+        """Accept connections, and serve each in a task of ``connections``, until cancelled."""
+        while True:
+            await self._room.acquire()
+            try:
+                accepted = await self._accept_one(listener)
+            except BaseException:
+                self._room.release()
+                raise
+            connections.start_soon(self._serve, accepted)
+
+    async def _accept_one(self, listener: Listener) -> socket.socket:
+        while True:
+            try:
+                return listener.socket.accept()[0]
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(listener.socket)
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    logger.warning("cannot accept connections: %s", error.strerror)
+                    await trio.sleep(ACCEPT_PAUSE)
+                else:
+                    # accept(2): what is the matter with the new connection is told here; the next may be well.
+                    await trio.lowlevel.checkpoint()
+
+    async def _serve(self, accepted: socket.socket) -> None:
+        try:
+            transport = SocketTransport(accepted, _peer(accepted))
+            await serve_connection(
+                transport,
+                self._handler,
+                limits=self._limits,
+                scheme=self._scheme,
+                on_exchange=self._on_exchange,
+                ending=self.ending,
+            )
+        except Exception:
+            logger.exception("a connection failed")
+        finally:
+            accepted.close()
+            self._room.release()
+
+
+def _peer(accepted: socket.socket) -> str | None:
+    if accepted.family == socket.AF_UNIX:
+        return None
+    try:
+        return str(accepted.getpeername()[0])
+    except OSError:  # it has gone already; reading will tell
+        return None

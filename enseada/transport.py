@@ -1,0 +1,291 @@
+"""One connection's bytes, in and out: a raw non-blocking socket, or any trio stream.
+
+The rule: try first, wait only when the kernel says so, and let others run before the work done since the last wait
+exceeds the budget. The budget shrinks as more connections are busy, so that a small request never waits long for
+many large ones.
+
+A non-blocking `ssl.SSLSocket` will be a third transport behind the same interface.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import socket
+import struct
+from typing import Protocol
+
+import trio
+
+from enseada.limits import KIB, MIB
+
+BUDGET_ALONE = 1 * MIB
+"""Bytes moved between two checkpoints by the only busy connection (0.5 ms of hashing)."""
+BUDGET_CROWDED = 64 * KIB
+"""The same when `CROWD` or more connections are busy."""
+CROWD = 16
+CALL_WORK = 8 * KIB
+"""What a system call costs beside the bytes it moves, in bytes moved."""
+SEND_STEP = 64 * KIB
+"""Bytes of one write to a trio stream: its deadline is for so many."""
+SENDFILE_STEP = 1 * MIB
+"""Bytes of one sendfile call, and of one read ahead of it when the file is not in memory."""
+FILE_STEP = 256 * KIB
+"""Bytes read from a file at once where sendfile cannot be used."""
+
+
+class Fairness:
+    """How much the connections of one event loop may do before they let others run."""
+
+    __slots__ = ("busy",)
+
+    def __init__(self) -> None:
+        self.busy = 0
+        """Connections with a request under way."""
+
+    def budget(self) -> int:
+        """Bytes that one connection may move between two checkpoints."""
+        if self.busy <= 1:
+            return BUDGET_ALONE
+        if self.busy >= CROWD:
+            return BUDGET_CROWDED
+        return max(BUDGET_CROWDED, BUDGET_ALONE // self.busy)
+
+
+_fairness: trio.lowlevel.RunVar[Fairness] = trio.lowlevel.RunVar("enseada.fairness")
+
+
+def current_fairness() -> Fairness:
+    """The running event loop's."""
+    try:
+        return _fairness.get()
+    except LookupError:
+        fairness = Fairness()
+        _fairness.set(fairness)
+        return fairness
+
+
+class Transport(Protocol):
+    """A connected byte stream. One task reads and writes at a time.
+
+    Every ``timeout`` (seconds) is for one wait for the peer, never for a whole operation: a slow client that keeps
+    moving is not cut. What fails because the peer has gone raises `trio.BrokenResourceError`; a wait that lasted too
+    long `trio.TooSlowError`. After either, and after a cancelled write, only `aclose` and `abort` may be called;
+    a cancelled read has taken nothing.
+    """
+
+    peer: str | None
+    """The address of the peer, for the log; None where it has none (unix sockets)."""
+    fairness: Fairness
+
+    async def receive_into(self, buffer: memoryview, timeout: float = math.inf) -> int:
+        """Receive what is there, at most as much as fits, and return how many bytes; 0 is the end of the stream.
+
+        The bytes arrive in ``buffer`` in the same step in which this returns, so a buffer that is shared by several
+        connections may be passed: nobody else runs in between.
+        """
+        ...
+
+    async def send(self, *parts: bytes | memoryview, timeout: float = math.inf) -> None:
+        """Send all of ``parts``, in one segment where that is possible."""
+        ...
+
+    async def send_file(self, fd: int, start: int, count: int, timeout: float = math.inf) -> None:
+        """Send ``count`` bytes of a file from ``start``. Raises EOFError if the file ends before, OSError from disk."""
+        ...
+
+    async def send_eof(self) -> None:
+        """Tell the peer that no more will come. Where that cannot be told, nothing happens."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close; what was sent is still delivered. Safe any number of times."""
+        ...
+
+    async def abort(self) -> None:
+        """Close so that the peer sees a failure: never mistaken for the end of a message. Safe any number of times."""
+        ...
+
+
+class SocketTransport:
+    """A connected, non-blocking TCP or unix socket, which it owns."""
+
+    __slots__ = ("_socket", "_work", "fairness", "peer")
+
+    def __init__(self, connected: socket.socket, peer: str | None = None) -> None:
+        connected.setblocking(False)
+        self._socket = connected
+        self.peer = peer
+        self.fairness = current_fairness()
+        self._work = 0  # bytes moved since this task last let others run
+
+    async def receive_into(self, buffer: memoryview, timeout: float = math.inf) -> int:
+        await self._let_others_run()
+        while True:
+            try:
+                count = self._socket.recv_into(buffer)
+            except BlockingIOError:
+                await self._wait(trio.lowlevel.wait_readable, timeout)
+            except OSError as error:
+                raise trio.BrokenResourceError("the peer has gone") from error
+            else:
+                self._work += count + CALL_WORK
+                return count
+
+    async def send(self, *parts: bytes | memoryview, timeout: float = math.inf) -> None:
+        left = [memoryview(part) for part in parts]
+        while left:
+            await self._let_others_run()
+            try:
+                count = self._socket.send(left[0]) if len(left) == 1 else self._socket.sendmsg(left)
+            except BlockingIOError:
+                await self._wait(trio.lowlevel.wait_writable, timeout)
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError("the peer has gone") from error
+            self._work += count + CALL_WORK
+            while left and count >= len(left[0]):
+                count -= len(left.pop(0))
+            if count:
+                left[0] = left[0][count:]
+
+    async def send_file(self, fd: int, start: int, count: int, timeout: float = math.inf) -> None:
+        stop = start + count
+        while start < stop:
+            await self._let_others_run()
+            step = min(stop - start, SENDFILE_STEP, self.fairness.budget())
+            if not is_resident(fd, start, step):
+                await trio.to_thread.run_sync(read_ahead, fd, start, min(stop - start, SENDFILE_STEP))
+                self._work = 0
+            try:
+                sent = os.sendfile(self._socket.fileno(), fd, start, step)
+            except BlockingIOError:
+                await self._wait(trio.lowlevel.wait_writable, timeout)
+                continue
+            except OSError as error:
+                if error.errno == errno.EIO:  # the disk's, not the peer's
+                    raise
+                raise trio.BrokenResourceError("the peer has gone") from error
+            if not sent:
+                raise EOFError("the file is shorter than it was said to be")
+            self._work += sent + CALL_WORK
+            start += sent
+
+    async def send_eof(self) -> None:
+        await trio.lowlevel.checkpoint()
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise trio.BrokenResourceError("the peer has gone") from error
+
+    async def aclose(self) -> None:
+        self._close()
+        await trio.lowlevel.checkpoint()
+
+    async def abort(self) -> None:
+        if self._socket.fileno() >= 0 and self._socket.family != socket.AF_UNIX:
+            # A linger time of zero makes close send a reset instead of an orderly end (socket(7)).
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._close()
+        await trio.lowlevel.checkpoint()
+
+    def _close(self) -> None:
+        if self._socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+
+    async def _let_others_run(self) -> None:
+        if self._work >= self.fairness.budget():
+            self._work = 0
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def _wait(self, ready: _Wait, timeout: float) -> None:
+        self._work = 0
+        if timeout == math.inf:
+            await ready(self._socket)
+        else:
+            with trio.fail_after(timeout):
+                await ready(self._socket)
+
+
+class _Wait(Protocol):
+    async def __call__(self, sock: socket.socket, /) -> None: ...
+
+
+def is_resident(fd: int, start: int, count: int) -> bool:
+    """Whether a read of these bytes can be expected not to wait for the disk. Looks at both ends of the range.
+
+    True also where the platform or the file system cannot tell (preadv2(2), RWF_NOWAIT).
+    """
+    if not hasattr(os, "RWF_NOWAIT"):
+        return True
+    probe = [bytearray(1)]
+    try:
+        for position in (start, start + count - 1):
+            os.preadv(fd, probe, position, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def read_ahead(fd: int, start: int, count: int) -> None:
+    """Bring a range of a file into memory. Blocks: for a thread."""
+    scratch = bytearray(min(count, FILE_STEP))
+    stop = start + count
+    while start < stop:
+        read = os.preadv(fd, [memoryview(scratch)[: stop - start]], start)
+        if not read:
+            return
+        start += read
+
+
+class StreamTransport:
+    """Any trio stream, which it owns: for hosts that bring their own, and for tests."""
+
+    __slots__ = ("_stream", "fairness", "peer")
+
+    def __init__(self, stream: trio.abc.Stream, peer: str | None = None) -> None:
+        self._stream = stream
+        self.peer = peer
+        self.fairness = current_fairness()
+
+    async def receive_into(self, buffer: memoryview, timeout: float = math.inf) -> int:
+        try:
+            with trio.fail_after(timeout):
+                data = await self._stream.receive_some(len(buffer))
+        except trio.ClosedResourceError as error:
+            raise trio.BrokenResourceError("the stream was closed") from error
+        buffer[: len(data)] = data
+        return len(data)
+
+    async def send(self, *parts: bytes | memoryview, timeout: float = math.inf) -> None:
+        data = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
+        for start in range(0, len(data), SEND_STEP):
+            with trio.fail_after(timeout):
+                await self._stream.send_all(data[start : start + SEND_STEP])
+
+    async def send_file(self, fd: int, start: int, count: int, timeout: float = math.inf) -> None:
+        stop = start + count
+        while start < stop:
+            data = await trio.to_thread.run_sync(os.pread, fd, min(stop - start, FILE_STEP), start)
+            if not data:
+                raise EOFError("the file is shorter than it was said to be")
+            await self.send(data, timeout=timeout)
+            start += len(data)
+
+    async def send_eof(self) -> None:
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            await self._stream.send_eof()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def abort(self) -> None:
+        await trio.aclose_forcefully(self._stream)
