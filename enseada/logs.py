@@ -46,9 +46,7 @@ class Exchange(Protocol):
     @property
     def query(self) -> str: ...
     @property
-    def status(self) -> int | None:
-        """None: nobody was there to be answered."""
-
+    def status(self) -> int: ...
     @property
     def bytes_in(self) -> int: ...
     @property
@@ -62,8 +60,8 @@ class Exchange(Protocol):
     @property
     def id(self) -> str: ...
     @property
-    def error(self) -> BaseException | str | None:
-        """What went wrong, where it is not the client's doing; an exception is logged with its traceback."""
+    def error(self) -> str | None:
+        """What went wrong, where it is more than a refusal."""
 
 
 def escape(text: str) -> str:
@@ -104,15 +102,13 @@ def target(exchange: Exchange) -> str:
 
 
 def log_exchange(exchange: Exchange, logger: logging.Logger | None = None) -> None:
-    """Write the line of a request that is over. A request that failed by our fault is an error, others are info."""
+    """Write the line of a request that is over: an error if we failed it, info otherwise."""
     logger = logger or logging.getLogger(REQUESTS)
-    level = logging.INFO if exchange.error is None else logging.ERROR
+    level = logging.INFO if exchange.status < 500 else logging.ERROR
     if not logger.isEnabledFor(level):
         return
-    error = exchange.error
-    info = (type(error), error, error.__traceback__) if isinstance(error, BaseException) else None
     # Made by hand: Logger.info would look up the caller's frame for every request.
-    record = logger.makeRecord(logger.name, level, "", 0, "%(method)s %(target)s %(status)s", (fields(exchange),), info)
+    record = logger.makeRecord(logger.name, level, "", 0, "%(method)s %(target)s %(status)s", (fields(exchange),), None)
     logger.handle(record)
 
 
@@ -129,7 +125,7 @@ def fields(exchange: Exchange) -> dict[str, Any]:
         "client": None if exchange.client is None else escape(exchange.client),
         "id": escape(exchange.id),
     }
-    if isinstance(exchange.error, str):
+    if exchange.error is not None:
         named["error"] = escape(exchange.error)
     return named
 
@@ -179,10 +175,9 @@ class TextFormatter(logging.Formatter):
 
 
 def _sentence(request: dict[str, Any]) -> str:
-    status = "gone" if request["status"] is None else request["status"]
-    said = f"{request['method']} {request['target']} {status} in={request['bytes_in']} out={request['bytes_out']}"
-    said += f" {request['seconds'] * 1000:.1f}ms subject={request['subject']}"
-    said += f" client={request['client'] or 'unix'} id={request['id']}"
+    said = f"{request['method']} {request['target']} {request['status']}"
+    said += f" in={request['bytes_in']} out={request['bytes_out']} {request['seconds'] * 1000:.1f}ms"
+    said += f" subject={request['subject']} client={request['client'] or 'unix'} id={request['id']}"
     return said + (f" error={request['error']}" if "error" in request else "")
 
 
