@@ -11,15 +11,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from enseada.protocols.oci.names import is_name
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 MAX_SCOPES = 64
-"""Different resources in one request. Together with `MAX_NAME` it keeps a token within a request's head."""
+"""Different resources in one request, so that the token for them still fits into a request's head."""
 MAX_SCOPE_LENGTH = 1024
 """Characters of one scope; a longer one is left out."""
-MAX_NAME = 255
-"""Characters of a resource's name (distribution-spec, "Pulling manifests": hosts and names share 255)."""
 
 REPOSITORY = "repository"
 REGISTRY = "registry"
@@ -31,8 +31,7 @@ ALL = "*"
 
 _ORDER = (PULL, PUSH, DELETE, ALL)
 _TYPE = re.compile(r"([a-z0-9]+)(?:\([a-z0-9]+\))?")
-_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}/")
-_NAME = re.compile(r"[!-\[\]-~]+")  # visible ASCII but the backslash; whether it is a name is for who uses it
+_HOST = re.compile(r"\A(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}/")
 _UNQUOTABLE = re.compile(r"[^\t -~]")
 
 
@@ -97,14 +96,17 @@ def _parse_one(text: str) -> Access | None:
     type_match = _TYPE.fullmatch(type_text)
     if type_match is None:
         return None
-    if host := _HOST.match(name):
-        name = name[host.end() :]
-    if len(name) > MAX_NAME or not _NAME.fullmatch(name):
-        return None
-    type = type_match[1]
-    known = {REPOSITORY: _ORDER, REGISTRY: (ALL,) if name == CATALOG else ()}.get(type, ())
+    known: tuple[str, ...]
+    match type_match[1]:
+        case "repository":
+            name = _HOST.sub("", name)
+            known = _ORDER if is_name(name) else ()
+        case "registry":
+            known = (ALL,) if name == CATALOG else ()
+        case _:
+            known = ()
     actions = frozenset(action_text.split(",")) & frozenset(known)
-    return Access(type, name, actions) if actions else None
+    return Access(type_match[1], name, actions) if actions else None
 
 
 def format_scopes(accesses: Iterable[Access]) -> str:

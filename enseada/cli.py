@@ -1,0 +1,204 @@
+"""The command line: ``enseada serve``, ``enseada config``.
+
+One rule: what can go wrong by somebody's choice ends with one sentence on standard error and an exit code, never with
+a traceback. 0: ended as asked; 1: it could not start; 2: the settings or the command line are wrong; 128 + N: a second
+signal N ended it at once. Flags follow from the declarations in `enseada.config`. What is expensive to import is
+imported by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from urllib.parse import urlsplit
+
+import click
+
+from enseada import __version__, logs
+from enseada.config import SETTINGS, ConfigError, Loaded, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    import trio
+
+    from enseada.build import Started
+    from enseada.config import Setting, Settings
+
+COULD_NOT_START = 1
+WRONG_SETTINGS = 2
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # to listen on, and what to type for it on this machine
+
+log = logging.getLogger("enseada.cli")
+
+
+class Serve(Protocol):
+    """`enseada.build.serve`: serves until ``shutdown``, reports `Started`, raises StartError."""
+
+    async def __call__(
+        self, settings: Settings, *, shutdown: trio.Event, task_status: trio.TaskStatus[Started]
+    ) -> None: ...
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def main() -> None:
+    """Enseada: a package registry for the people who run their own."""
+
+
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command ``--config``, a flag for every setting that has one, and ``--set`` for the others."""
+    for setting in reversed(SETTINGS):
+        if setting.flag is not None:
+            command = click.option(*_flag(setting), help=_help(setting), **_flag_options(setting))(command)
+    others = "A setting without a flag of its own, such as limits.head_bytes=64KiB. Repeatable."
+    command = click.option("--set", "others", metavar="KEY=VALUE", multiple=True, help=others)(command)
+    file = "A TOML file of settings; ENSEADA_CONFIG names one too."
+    return click.option("--config", "file", metavar="FILE", type=click.Path(path_type=Path), help=file)(command)
+
+
+def _flag(setting: Setting) -> tuple[str, ...]:
+    assert setting.flag is not None
+    if setting.type is bool:
+        return f"{setting.flag}/--no-{setting.flag.removeprefix('--')}", setting.key
+    return setting.flag, setting.key
+
+
+def _flag_options(setting: Setting) -> dict[str, Any]:
+    # Values are taken as text and checked where those of all sources are, so that all are told of in one way.
+    if setting.type is bool:
+        return {"default": None}
+    if setting.key == "listen":
+        return {"multiple": True, "metavar": "ADDRESS"}
+    if setting.choices:
+        return {"metavar": "|".join(setting.choices)}
+    if setting.unit:
+        return {"metavar": {"bytes": "SIZE", "seconds": "TIME"}[setting.unit]}
+    return {"metavar": "N" if isinstance(setting.default, int) else "FOLDER" if setting.key == "data" else "TEXT"}
+
+
+def _help(setting: Setting) -> str:
+    shown = setting.show(setting.default).replace('"', "").strip("[]")
+    return f"{setting.help}  [default: {shown}]"
+
+
+def _load(file: Path | None, others: Iterable[str], flags: Mapping[str, Any]) -> Loaded:
+    """The settings, or the end of the process."""
+    given = {key: value for key, value in flags.items() if value not in (None, ())}
+    with_flag = {setting.key: setting.flag for setting in SETTINGS if setting.flag is not None}
+    try:
+        for pair in others:
+            key, equals, value = pair.partition("=")
+            if not equals:
+                raise ConfigError(f"the flag --set wants KEY=VALUE, not {pair}")
+            if key in with_flag:
+                raise ConfigError(f"{key} has a flag of its own: {with_flag[key]}")
+            if any(setting.key == key and setting.secret for setting in SETTINGS):
+                raise ConfigError(f"{key} is a secret, and a command line is none: use a file or a variable")
+            given[key] = value
+        return load(file, os.environ, given)
+    except ConfigError as reason:
+        _fail(str(reason), WRONG_SETTINGS)
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    click.echo(f"enseada: {sentence}", err=True)
+    sys.exit(code)
+
+
+@main.command()
+@_with_settings
+def config(file: Path | None, others: tuple[str, ...], **flags: Any) -> None:
+    """Print the effective settings as TOML, each with its source; secrets are hidden."""
+    click.echo(_load(file, others, flags).toml(), nl=False)
+
+
+@main.command()
+@_with_settings
+def serve(file: Path | None, others: tuple[str, ...], **flags: Any) -> None:
+    """Serve until SIGTERM or ctrl-C; a second one ends at once."""
+    settings = _load(file, others, flags).settings
+    from enseada import build
+
+    sys.exit(run(settings, build.serve))
+
+
+def run(settings: Settings, serve: Serve) -> int:
+    """Run ``serve`` until a signal ends it, and return the exit code. For the main thread: it handles signals."""
+    import trio
+
+    from enseada.build import StartError
+
+    if settings.anonymous == "push" and not all(address.loopback for address in settings.addresses):
+        click.echo("enseada: warning: anybody who reaches this address may push, overwrite and delete", err=True)
+    failures: list[str] = []
+    code = COULD_NOT_START
+    with logs.configure(settings.log_format, settings.log_level, sys.stderr):
+        try:
+            code = trio.run(_until_ended, settings, serve)
+        except* StartError as group:
+            failures = [str(reason) for reason in _leaves(group)]
+    for sentence in dict.fromkeys(failures):
+        click.echo(f"enseada: {sentence}", err=True)
+    return code
+
+
+async def _until_ended(settings: Settings, serve: Serve) -> int:
+    """Serve; the first signal begins the graceful end, the second cancels what is left, the third is the system's."""
+    import trio
+
+    shutdown = trio.Event()
+    code = 0
+
+    async def watch(signals: Any) -> None:
+        nonlocal code
+        async for number in signals:
+            if not shutdown.is_set():
+                log.info("ending: requests under way have %g seconds", settings.grace)
+                shutdown.set()
+                continue
+            log.warning("ending at once")
+            code = 128 + number
+            for each in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(each, signal.SIG_DFL)
+            everything.cancel_scope.cancel()
+
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as everything:
+            everything.start_soon(watch, signals)
+            async with trio.open_nursery() as serving:
+                started: Started = await serving.start(partial(serve, settings, shutdown=shutdown))
+                click.echo("\n".join(_announcement(settings, started)))
+            everything.cancel_scope.cancel()
+    return code
+
+
+def _announcement(settings: Settings, started: Started) -> Iterator[str]:
+    """What is printed once it listens: where, on what, and what to type next."""
+    for address in started.addresses:
+        yield f"listening on {address}"
+    yield f"data in {started.data}"
+    if started.admin_password is not None:
+        yield f"admin password: {started.admin_password} (shown once)"
+    host = next((urlsplit(each).netloc for each in started.addresses if each.startswith("http")), None)
+    if host is None:
+        return
+    name, colon, port = host.rpartition(":")
+    host = EVERYWHERE.get(name, name) + colon + port
+    yield "next:"
+    if settings.anonymous != "push":
+        yield f"  docker login {host}"
+    yield f"  docker push {host}/library/hello:1"
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+    for each in group.exceptions:
+        if isinstance(each, BaseExceptionGroup):
+            yield from _leaves(each)
+        else:
+            yield each
