@@ -52,7 +52,7 @@ BUSY_PAUSE = 0.005
 """Seconds until a read that found the file locked (another process recovers it after a crash) is tried again."""
 CLOSE_TIMEOUT = 30.0
 """Seconds that closing waits for what is under way."""
-PAGE_BYTES = 256 * 1024
+PAGE_BYTES = 64 * 1024
 """Bytes of documents read at once, before other tasks have their turn."""
 CHANGES = 256
 """Changes read at once."""
