@@ -1,0 +1,150 @@
+"""A client that sends the bytes it is told to and takes answers apart with h11: for tests of the connection loop.
+
+One rule: it judges. An answer that is cut, or that h11 refuses, is a `Truncated`, never a short body.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import h11
+import trio
+import trio.testing
+
+from enseada.connection import Ending, Exchange, serve_connection
+from enseada.limits import Limits
+from enseada.transport import StreamTransport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from enseada.http import Handler
+
+
+class Truncated(Exception):
+    """The connection ended before the answer did."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer, read to its end."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    raw_names: tuple[str, ...]
+    """The fields' names as they were written."""
+
+
+class Client:
+    """One client's end of a connection."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+        self.buffer = b""
+        self.eof = False
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        await self.stream.send_all(data)
+
+    async def send_eof(self) -> None:
+        """End our half."""
+        assert isinstance(self.stream, trio.abc.HalfCloseableStream)
+        await self.stream.send_eof()
+
+    async def answer(self, method: str = "GET") -> Answer:
+        """The next final answer, to a request of that method. Raises Truncated."""
+        connection = h11.Connection(h11.CLIENT)
+        connection.send(h11.Request(method=method, target="/", headers=[("host", "x"), ("content-length", "0")]))
+        connection.send(h11.EndOfMessage())
+        if self.buffer:
+            connection.receive_data(self.buffer)
+        head: h11.Response | None = None
+        body = b""
+        while True:
+            try:
+                event = connection.next_event()
+            except h11.RemoteProtocolError as error:
+                raise Truncated(f"{error}; got {head} {body[:100]!r}") from error
+            if event is h11.NEED_DATA:
+                connection.receive_data(await self._read())
+            elif isinstance(event, h11.Response):
+                head = event
+            elif isinstance(event, h11.Data):
+                body += event.data
+            elif isinstance(event, h11.EndOfMessage):
+                break
+            elif isinstance(event, h11.ConnectionClosed):
+                raise Truncated("no answer")
+        self.buffer = connection.trailing_data[0]
+        assert head is not None
+        headers = {name.decode(): value.decode() for name, value in head.headers}
+        return Answer(head.status_code, headers, body, tuple(name.decode() for name, _ in head.headers.raw_items()))
+
+    async def interim(self) -> bytes:
+        """The next 100-continue, whole."""
+        while b"\r\n\r\n" not in self.buffer:
+            data = await self._read()
+            assert data, "no interim answer"
+            self.buffer += data
+        line, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
+        return line
+
+    async def rest(self) -> bytes:
+        """Everything until the server ends."""
+        while await self._read_more():
+            pass
+        rest, self.buffer = self.buffer, b""
+        return rest
+
+    async def _read_more(self) -> bytes:
+        data = await self._read()
+        self.buffer += data
+        return data
+
+    async def _read(self) -> bytes:
+        try:
+            data = bytes(await self.stream.receive_some(65536))
+        except trio.BrokenResourceError:
+            data = b""
+        self.eof = self.eof or not data
+        return data
+
+
+@dataclass
+class Service:
+    """A connection being served in the background."""
+
+    client: Client
+    exchanges: list[Exchange]
+    ending: Ending
+    over: trio.Event
+    """Set when the server has ended the connection."""
+
+
+@asynccontextmanager
+async def served(handler: Handler, limits: Limits | None = None, *, lockstep: bool = False) -> AsyncIterator[Service]:
+    """Serve one connection over a memory stream. ``lockstep``: a sender waits until its bytes are read."""
+    make = trio.testing.lockstep_stream_pair if lockstep else trio.testing.memory_stream_pair
+    ours, theirs = make()
+    service = Service(Client(ours), [], Ending(), trio.Event())
+
+    async def serve() -> None:
+        try:
+            await serve_connection(
+                StreamTransport(theirs, "192.0.2.1"),
+                handler,
+                limits=limits or Limits(),
+                on_exchange=service.exchanges.append,
+                ending=service.ending,
+            )
+        finally:
+            service.over.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        yield service
+        nursery.cancel_scope.cancel()
