@@ -1,0 +1,259 @@
+"""`enseada serve` as a process: what it says, how it ends, and what survives when it is killed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MIB = 1024 * 1024
+DEADLINE = 30.0
+
+
+@dataclass
+class Server:
+    """A running `enseada serve`."""
+
+    process: subprocess.Popen[str]
+    port: int
+    said: str
+
+    def request(
+        self, method: str, target: str, body: bytes | None = None, **headers: str
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        """One request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
+        try:
+            connection.request(method, target, body, {key.replace("_", "-"): value for key, value in headers.items()})
+            response = connection.getresponse()
+            return response.status, response.headers, response.read()
+        finally:
+            connection.close()
+
+    def begin(self, name: str = "team/app") -> str:
+        """POST an upload; return its location."""
+        status, headers, _ = self.request("POST", f"/v2/{name}/blobs/uploads/", b"")
+        assert status == 202
+        return headers["Location"]
+
+    def offset(self, location: str) -> int:
+        """How many bytes of an upload GET reports."""
+        status, headers, _ = self.request("GET", location)
+        assert status == 204
+        last = int(headers["Range"].removeprefix("0-"))
+        return last + 1 if last else 0
+
+    def end(self, sign: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(sign)
+        return self.process.wait(DEADLINE)
+
+
+def command(data: Path, *flags: str) -> list[str]:
+    cheap = ["--argon2-memory", "8MiB", "--argon2-time", "1"]
+    return [sys.executable, "-m", "enseada", "serve", "--data", str(data), "--listen", "127.0.0.1:0", *cheap, *flags]
+
+
+def environment(**more: str) -> dict[str, str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("ENSEADA_")}
+    return clean | more
+
+
+@contextmanager
+def serving(data: Path, *flags: str, **variables: str) -> Iterator[Server]:
+    """A server on a free port, killed at the end if it still runs."""
+    log = (data.parent / "log").open("a")
+    process = subprocess.Popen(
+        command(data, *flags), stdout=subprocess.PIPE, stderr=log, text=True, env=environment(**variables)
+    )
+    try:
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if "docker push" in line:
+                break
+        ports = [int(line.rpartition(":")[2]) for line in said if line.startswith("listening on http://127.0.0.1:")]
+        assert len(ports) == 1, (said, (data.parent / "log").read_text())
+        yield Server(process, ports[0], "".join(said))
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+        log.close()
+
+
+def send_part(server: Server, location: str, content: bytes, length: int | None) -> socket.socket:
+    """Begin a PATCH of ``length`` bytes (None: chunked), send ``content`` of it, and leave it hanging."""
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE)
+    framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+    client.sendall(f"PATCH {location} HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode())
+    if length is None:
+        for start in range(0, len(content), MIB):
+            piece = content[start : start + MIB]
+            client.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
+    else:
+        client.sendall(content)
+    return client
+
+
+def wait_for_offset(server: Server, location: str, least: int) -> int:
+    deadline = time.monotonic() + DEADLINE
+    while (offset := server.offset(location)) < least:
+        assert time.monotonic() < deadline, f"{offset} of {least} bytes were saved"
+    return offset
+
+
+def test_what_it_says_at_the_first_start_and_later(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with serving(data) as server:
+        assert f"listening on http://127.0.0.1:{server.port}\n" in server.said
+        assert str(data) in server.said
+        assert f"docker login 127.0.0.1:{server.port}" in server.said
+        password = server.said.partition("admin password: ")[2].split()[0]
+        assert data.stat().st_mode & 0o777 == 0o700
+        token = base64.b64encode(f"admin:{password}".encode()).decode()
+        assert server.request("GET", "/v2/", Authorization=f"Basic {token}")[0] == 200
+        assert server.end() == 0
+    with serving(data) as server:
+        assert "admin password" not in server.said
+        assert server.request("GET", "/v2/", Authorization=f"Basic {token}")[0] == 200
+        assert server.end(signal.SIGINT) == 0
+    assert password not in (tmp_path / "log").read_text()
+
+
+def test_the_password_from_the_environment_is_not_shown(tmp_path: Path) -> None:
+    with serving(tmp_path / "data", ENSEADA_ADMIN_PASSWORD="a-secret-of-mine") as server:
+        assert "admin password" not in server.said
+        assert "a-secret-of-mine" not in server.said
+        assert server.request("GET", "/v2/", Authorization="Basic YWRtaW46YS1zZWNyZXQtb2YtbWluZQ==")[0] == 200
+    assert "a-secret-of-mine" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_upload_goes_on_after_kill_9(tmp_path: Path, chunked: bool) -> None:
+    """Killed in the middle of a PATCH, at most one step of saving (64 MiB) is lost."""
+    content = random.Random(1).randbytes(MIB) * 150
+    data = tmp_path / "data"
+    with serving(data, "--anonymous", "push") as server:
+        location = server.begin()
+        client = send_part(server, location, content[: 140 * MIB], None if chunked else len(content))
+        wait_for_offset(server, location, 128 * MIB)
+        assert server.end(signal.SIGKILL) == -signal.SIGKILL
+        client.close()
+    with serving(data, "--anonymous", "push") as server:
+        offset = server.offset(location)
+        assert 128 * MIB <= offset <= 140 * MIB
+        rest = content[offset:]
+        status, headers, _ = server.request(
+            "PATCH", location, rest, Content_Range=f"{offset}-{len(content) - 1}", Content_Length=str(len(rest))
+        )
+        assert status == 202
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        assert server.request("PUT", f"{headers['Location']}?digest={digest}", b"")[0] == 201
+        status, _, stored = server.request("GET", f"/v2/team/app/blobs/{digest}")
+        assert (status, stored) == (200, content)
+        assert server.end() == 0
+
+
+def test_sigterm_suspends_what_does_not_finish(tmp_path: Path) -> None:
+    """An upload that is under way when the grace is over is saved to its last byte; the exit code is 0."""
+    content = random.Random(2).randbytes(3 * MIB + 17)
+    data = tmp_path / "data"
+    with serving(data, "--anonymous", "push", "--grace", "0.2") as server:
+        location = server.begin()
+        client = send_part(server, location, content[: 2 * MIB + 5], len(content))
+        wait_for_received(tmp_path, 2 * MIB + 5)
+        assert server.end() == 0
+        client.close()
+    with serving(data, "--anonymous", "push") as server:
+        assert server.offset(location) == 2 * MIB + 5
+        rest = content[2 * MIB + 5 :]
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        assert server.request("PUT", f"{location}?digest={digest}", rest)[0] == 201
+        assert server.request("GET", f"/v2/team/app/blobs/{digest}")[2] == content
+
+
+def wait_for_received(folder: Path, size: int) -> None:
+    """Wait until the server has written so many bytes of the one upload there is."""
+    deadline = time.monotonic() + DEADLINE
+    while not any(path.stat().st_size >= size for path in (folder / "data" / "blobs").rglob("*") if path.is_file()):
+        assert time.monotonic() < deadline
+
+
+def test_sigterm_lets_requests_under_way_finish(tmp_path: Path) -> None:
+    content = random.Random(3).randbytes(MIB)
+    with serving(tmp_path / "data", "--anonymous", "push") as server:
+        location = server.begin()
+        client = send_part(server, location, content[:1000], len(content))
+        wait_for_received(tmp_path, 1000)
+        server.process.send_signal(signal.SIGTERM)
+        wait_for_refusal(server.port)
+        client.sendall(content[1000:])
+        answer = client.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 202 ")
+        assert b"connection: close" in answer.lower()
+        client.close()
+        assert server.process.wait(DEADLINE) == 0
+
+
+def wait_for_refusal(port: int) -> None:
+    """Wait until nobody listens at the port any more."""
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=DEADLINE).close()
+        except ConnectionError:
+            return
+        assert time.monotonic() < deadline
+
+
+def refused(data: Path, *flags: str) -> tuple[int, str]:
+    """Run `enseada serve` where it cannot start; return its exit code and what it says about it."""
+    done = subprocess.run(
+        command(data, *flags), capture_output=True, text=True, timeout=DEADLINE, env=environment(), check=False
+    )
+    assert "Traceback" not in done.stderr
+    assert "listening" not in done.stdout
+    return done.returncode, done.stderr
+
+
+def test_two_servers_on_one_folder(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with serving(data) as server:
+        code, said = refused(data)
+        assert code == 1
+        assert f"process {server.process.pid}" in said
+        assert str(data) in said
+        assert server.end() == 0
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        code, said = refused(tmp_path / "data", "--listen", address)
+        assert code == 1
+        assert address in said
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    code, said = refused(tmp_path / "data")
+    assert code == 1
+    assert "--data" in said
