@@ -87,17 +87,23 @@ def repo(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def image() -> images.Image:
-    """An image of two layers that prints a line when it runs."""
-    return images.image({"hello": images.static_program("hello from nothing\n")}, {"data": bytes(range(256)) * 64})
+def image(repo: str) -> images.Image:
+    """An image of two layers that prints a line when it runs.
+
+    No two tests share a layer: skopeo, podman and buildah remember, for all who run as root, what the same files were
+    when some other test had pushed them otherwise compressed, and would mount that instead of pushing these bytes.
+    """
+    unique = {"of": repo.encode()}
+    program = images.static_program("hello from nothing\n")
+    return images.image({"hello": program} | unique, {"data": bytes(range(256)) * 64} | unique)
 
 
 @pytest.fixture
-def multi_arch() -> images.Index:
-    """An index of two images."""
+def multi_arch(repo: str) -> images.Index:
+    """An index of two images; see ``image``."""
     return images.index(
         *(
-            images.image({"which": architecture.encode()}, architecture=architecture)
+            images.image({"which": architecture.encode(), "of": repo.encode()}, architecture=architecture)
             for architecture in ("amd64", "arm64")
         )
     )

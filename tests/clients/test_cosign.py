@@ -95,7 +95,7 @@ def test_attest_and_verify(cosign: Shell, registry: Served, signed: str, new: bo
     envelope = json.loads(verified.out.splitlines()[0])
     statement = json.loads(base64.b64decode(envelope["payload"]))
     assert statement["predicateType"] == "https://example.org/built/v1"
-    assert statement["predicate"] == {"built": "from nothing"} or "from nothing" in json.dumps(statement["predicate"])
+    assert statement["predicate"] == {"built": "from nothing"}
     assert statement["subject"][0]["digest"]["sha256"] == signed.rpartition(":")[2]
 
 
