@@ -71,7 +71,7 @@ def test_wheel(built: dict[str, Path]) -> None:
     assert [name for name, count in Counter(names).items() if count > 1] == []
     assert {name for name in names if name.endswith(".py")} == modules_of_the_checkout()
     assert "enseada/py.typed" in names
-    assert {name.split("/")[0].rpartition("-")[2] for name in names} == {"enseada", f"{version(built)}.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"enseada", f"enseada-{version(built)}.dist-info"}
 
 
 def test_sdist(built: dict[str, Path]) -> None:
