@@ -31,7 +31,7 @@ def make_folders(root: str, names: Iterable[str]) -> None:
     for name in names:
         if name not in present:
             _make_one(os.path.join(root, name))
-    if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
+    if not os.access(root, os.R_OK | os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), root)
     sync_folder(root)  # also if all were there: who made them may have died before this
 
