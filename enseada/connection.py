@@ -421,19 +421,20 @@ class _Connection:
 
     async def _answer(self, record: _Record, event: h11.Request) -> None:
         response: Response | None = None
+        rest: AsyncIterator[bytes] | None = None
         try:
             try:
                 response = _unmet_expectation(event) or await self._handler(record.request)
                 first, rest = await _first_piece(record.request, response)
                 head = self._event(record, response, self._must_close(record))
             except Exception as error:
-                await _close_content(response)
-                response = self._failure(record, error)
-                first, rest = b"", None
+                broken, response = response, None
+                await _close_all(rest, broken and broken.body)
+                response, first, rest = self._failure(record, error), b"", None
                 head = self._event(record, response, self._must_close(record))
             await self._send_answer(record, response, head, first, rest)
         finally:
-            await _close_content(response)
+            await _close_all(rest, response and response.body)
 
     def _failure(self, record: _Record, error: Exception) -> Response:
         """What is said instead of an answer. Raises _ClientGone where there is nobody to say it to."""
@@ -662,13 +663,13 @@ async def _first_piece(request: Request, response: Response) -> tuple[bytes, Asy
     return await anext(pieces, b""), pieces
 
 
-async def _close_content(response: Response | None) -> None:
-    """Close what an answer was read from, also when cancelled. Its failure is logged: the answer has been made."""
-    close = getattr(response.body, "aclose", None) if response is not None else None
-    if close is None:
-        return
-    with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
-        try:
-            await close()
-        except Exception:
-            logger.exception("an answer's content could not be closed")
+async def _close_all(*sources: object) -> None:
+    """Close what an answer was read from, also when cancelled. A failure is logged: the answer has been made."""
+    for source in sources:
+        close = getattr(source, "aclose", None)
+        if close is not None:
+            with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                try:
+                    await close()
+                except Exception:
+                    logger.exception("an answer's content could not be closed")

@@ -14,11 +14,12 @@ import trio
 import trio.testing
 
 from enseada.connection import Ending, Exchange, serve_connection
+from enseada.http import Headers, Request, Response
 from enseada.limits import Limits
 from enseada.transport import StreamTransport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from enseada.http import Handler
 
@@ -148,3 +149,55 @@ async def served(handler: Handler, limits: Limits | None = None, *, lockstep: bo
         nursery.start_soon(serve)
         yield service
         nursery.cancel_scope.cancel()
+
+
+# -- requests, and handlers for them
+
+GET = b"GET /a?b=c HTTP/1.1\r\nHost: example.org\r\n\r\n"
+
+
+async def echo(request: Request) -> Response:
+    """Answers with what was asked, and with the content as it was received."""
+    content = b"".join([bytes(chunk) async for chunk in request.body])
+    line = f"{request.method} {request.path} {request.query} {request.host} {request.body.length}\n"
+    return Response(200, Headers.of({"content-type": "text/plain"}), line.encode() + content)
+
+
+async def ignore(request: Request) -> Response:
+    """Answers without looking at the content."""
+    return Response(202, body=b"ignored")
+
+
+def post(content: bytes, *fields: bytes, target: bytes = b"/p") -> bytes:
+    lines = [b"POST " + target + b" HTTP/1.1", b"Host: h", b"Content-Length: %d" % len(content), *fields]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + content
+
+
+def chunked(*pieces: bytes, fields: tuple[bytes, ...] = ()) -> bytes:
+    lines = [b"POST /c HTTP/1.1", b"Host: h", b"Transfer-Encoding: chunked", *fields]
+    coded = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+    return b"\r\n".join(lines) + b"\r\n\r\n" + coded + b"0\r\n\r\n"
+
+
+async def pieces(*values: bytes) -> AsyncGenerator[bytes, None]:
+    for value in values:
+        yield value
+
+
+class Closing:
+    """Content that knows whether it was closed."""
+
+    file = None
+    start = 0
+
+    def __init__(self, *values: bytes) -> None:
+        self.length = sum(map(len, values))
+        self.closed = 0
+        self._pieces = pieces(*values)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._pieces
+
+    async def aclose(self) -> None:
+        self.closed += 1
+        await self._pieces.aclose()
