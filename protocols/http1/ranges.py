@@ -38,8 +38,9 @@ def select(method: str, headers: Headers, etag: str, size: int) -> Selection:
     ranges = headers.get_all("range")
     if len(ranges) != 1 or method != "GET":  # RFC 9110, 14.2: Range is only defined for GET
         return Selection(200, 0, size)
-    if_range = headers.get("if-range")
-    if if_range is not None and not _matches(if_range, etag, weak=False):
+    # RFC 9110, 13.1.5: one validator, compared strongly; a date, a list or ``*`` is none that matches.
+    if_range = headers.get_all("if-range")
+    if if_range and [value.strip(" \t") for value in if_range] != [f'"{etag}"']:
         return Selection(200, 0, size)
     return _select_range(ranges[0], size)
 
@@ -52,7 +53,9 @@ def _select_range(text: str, size: int) -> Selection:
     first, last = match[1], match[2]
     if first == "":  # the last so many bytes
         count = _number(last)
-        return Selection(206, max(0, size - count), size) if count and size else Selection(416)
+        if count and not size:
+            return Selection(200, 0, size)  # satisfiable (RFC 9110, 14.1.2), but no Content-Range can say so
+        return Selection(206, max(0, size - count), size) if count else Selection(416)
     start = _number(first)
     stop = _number(last) + 1 if last else size
     if stop <= start and last:
@@ -61,7 +64,8 @@ def _select_range(text: str, size: int) -> Selection:
 
 
 def _number(digits: str) -> int:
-    return int(digits) if len(digits.lstrip("0")) <= _MAX_DIGITS else 10**_MAX_DIGITS
+    digits = digits.lstrip("0") or "0"  # int() refuses thousands of digits, zeros included
+    return int(digits) if len(digits) <= _MAX_DIGITS else 10**_MAX_DIGITS
 
 
 def _matches(condition: str, etag: str, *, weak: bool) -> bool:

@@ -1,1 +1,1 @@
-"""The OCI distribution protocol (distribution-spec 1.1 and what is on its main branch), as pure functions and machines."""
+"""The OCI distribution protocol (distribution-spec 1.1 and its main branch), as pure functions and machines."""

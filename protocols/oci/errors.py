@@ -54,4 +54,5 @@ def render(failure: RegistryError) -> bytes:
     entry: dict[str, object] = {"code": failure.code, "message": failure.message}
     if failure.detail is not None:
         entry["detail"] = failure.detail
-    return json.dumps({"errors": [entry]}, ensure_ascii=False).encode()
+    # As ASCII: messages quote what clients sent, and not all of it can be encoded otherwise.
+    return json.dumps({"errors": [entry]}).encode("ascii")

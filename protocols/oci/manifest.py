@@ -6,7 +6,6 @@ Sources: image-spec 1.1 (manifest, index, descriptor), distribution-spec 1.1, Do
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -35,6 +34,8 @@ _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+"
 _FOREIGN = "application/vnd.docker.image.rootfs.foreign."
 _NONDISTRIBUTABLE = "application/vnd.oci.image.layer.nondistributable."
 _MAX_SIZE = 2**63 - 1
+_MAX_DIGEST = 256
+"""Characters of a digest that are worth reading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ def parse(content: bytes, content_type: str | None, *, values: int, depth: int) 
     media_type = _media_type(document, content_type)
     if media_type in ARTIFACTS:
         return _parse_artifact(document, media_type)
-    if document.get("schemaVersion") != 2 or isinstance(document["schemaVersion"], bool):
+    version = document.get("schemaVersion")
+    if not isinstance(version, int) or version != 2:  # 2.0 is no int to clients that are strict
         raise _invalid("schemaVersion must be 2")
     annotations = _annotations(document)
     subject = _descriptor(document["subject"], "subject") if document.get("subject") is not None else None
@@ -144,7 +146,7 @@ def _descriptor(entry: object, where: str) -> Descriptor:
     media_type, digest, size = entry.get("mediaType"), entry.get("digest"), entry.get("size")
     if not isinstance(media_type, str) or not media_type:
         raise _invalid(f"{where}.mediaType must be a media type")
-    if not isinstance(digest, str):
+    if not isinstance(digest, str) or len(digest) > _MAX_DIGEST:
         raise _invalid(f"{where}.digest must be a digest")
     try:
         parsed = Digest.parse(digest)
@@ -161,7 +163,7 @@ def _check_data(data: object, digest: Digest, size: int, where: str) -> None:
     """Embedded content must be what digest and size say (image-spec, "Embedded Content")."""
     try:
         content = base64.b64decode(data, validate=True) if isinstance(data, str) else None
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one; characters beyond ASCII are another
         content = None
     if content is None:
         raise _invalid(f"{where}.data must be base64")

@@ -48,7 +48,8 @@ def is_tag(text: str) -> bool:
 def check_tag(text: str) -> str:
     """Return ``text`` if it is a tag; raise TAG_INVALID (400) otherwise."""
     if not is_tag(text):
-        raise error("TAG_INVALID", "invalid tag: at most 128 of [a-zA-Z0-9._-], not beginning with '.' or '-'", text[:256])
+        message = "invalid tag: at most 128 of [a-zA-Z0-9._-], not beginning with '.' or '-'"
+        raise error("TAG_INVALID", message, {"tag": text[:256]})
     return text
 
 

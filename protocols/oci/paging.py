@@ -14,7 +14,8 @@ def parse_count(text: str | None, most: int) -> int:
     if not (text.isascii() and text.isdigit()):
         raise error("PAGINATION_NUMBER_INVALID", "n must be a whole number", {"n": text[:32]})
     # Compared by length first: a number of a million digits is not worth converting.
-    return most if len(text) > len(str(most)) + 20 else min(int(text), most)
+    digits = text.lstrip("0") or "0"
+    return most if len(digits) > len(str(most)) else min(int(digits), most)
 
 
 def next_link(path: str, **params: str | int | None) -> str:

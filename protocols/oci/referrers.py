@@ -1,8 +1,8 @@
 """The list of what refers to a manifest (distribution-spec 1.1, "Listing Referrers").
 
-A manifest that names a ``subject`` is listed from the moment it is pushed, by any client. So the lists that clients from
-before 1.1 keep by themselves, under a tag made from the subject's digest (the "referrers tag schema"), need no merging:
-what such a list names is listed here if it is here and names this subject, and is not otherwise.
+A manifest that names a ``subject`` is listed from the moment it is pushed, by any client. So the lists that clients
+from before 1.1 keep by themselves, under a tag made from the subject's digest (the "referrers tag schema"), are merged
+without being read: what such a list names is listed here if it is here and names this subject, and not otherwise.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from enseada.protocols.digests import Digest
 from enseada.protocols.oci.manifest import OCI_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from enseada.protocols.digests import Digest
     from enseada.protocols.oci.manifest import Manifest
 
 

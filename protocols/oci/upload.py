@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from enseada.http import Chunk, RegistryError
     from enseada.protocols.digests import Digest, Hasher
 
-_CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(?:\d{1,19}|\*))?", re.ASCII)
+_CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(\d{1,19}|\*))?", re.ASCII)
 
 
 class State(Enum):
@@ -34,7 +34,7 @@ class State(Enum):
     DONE = auto()
     """Its blob is there."""
     ENDED = auto()
-    """Cancelled, or refused for good."""
+    """Refused for good."""
 
 
 class Input(Enum):
@@ -49,11 +49,10 @@ class Input(Enum):
     """The digest is right and the blob is visible."""
     REFUSE = auto()
     """The digest is wrong."""
-    CANCEL = auto()
 
 
 TABLE: dict[State, dict[Input, State]] = {
-    State.IDLE: {Input.PATCH: State.RECEIVING, Input.PUT: State.CLOSING, Input.CANCEL: State.ENDED},
+    State.IDLE: {Input.PATCH: State.RECEIVING, Input.PUT: State.CLOSING},
     State.RECEIVING: {Input.DATA: State.RECEIVING, Input.REST: State.IDLE},
     State.CLOSING: {
         Input.DATA: State.CLOSING,
@@ -83,9 +82,11 @@ def parse_content_range(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     match = _CONTENT_RANGE.fullmatch(text.strip())
-    if match is None or int(match[2]) < int(match[1]):
-        raise error("RANGE_INVALID", "Content-Range must be <first byte>-<last byte>", {"range": text[:64]})
-    return int(match[1]), int(match[2]) + 1
+    if match is not None:
+        first, last, total = int(match[1]), int(match[2]), match[3]
+        if first <= last and (total in (None, "*") or last < int(total)):
+            return first, last + 1
+    raise error("RANGE_INVALID", "Content-Range must be <first byte>-<last byte>", {"range": text[:64]})
 
 
 def wrong_place(offset: int, location: str | None = None) -> RegistryError:
@@ -144,7 +145,10 @@ class UploadMachine:
                 raise
 
     def receive(self, chunk: Chunk) -> None:
-        """Count and hash the next bytes, which must then be stored. Raises SIZE_INVALID (400, 413) and takes nothing."""
+        """Count and hash the next bytes, which must then be stored.
+
+        Raises SIZE_INVALID (400, 413), having taken nothing.
+        """
         self._go(Input.DATA)
         offset = self.offset + len(chunk)
         if self._expected is not None and offset > self._expected:
@@ -174,10 +178,10 @@ class UploadMachine:
 
     def rest(self, durable: int) -> int:
         """The request is over and ``durable`` bytes are sure: go back to the last mark among them, and return it."""
+        self._go(Input.REST)
         at = self.marked(durable)
         self._hasher = self._marks[at].copy()
         self._marks = {at: self._marks[at]}
-        self._go(Input.REST)
         return at
 
     def matches(self, digest: Digest) -> bool | None:
