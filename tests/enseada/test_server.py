@@ -1,0 +1,366 @@
+"""Listeners and the end of a server, over real sockets."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import stat
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from enseada import server as module
+from enseada.http import Headers, Request, Response
+from enseada.limits import KIB, MIB, Limits
+from enseada.server import Listener, ListenError, open_listeners, serve_listeners
+from tests.enseada.http_client import GET, Client, Truncated, chunked, echo, ignore, post
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from enseada.connection import Exchange
+    from enseada.http import Handler
+
+
+class Server:
+    def __init__(self, listeners: list[Listener]) -> None:
+        self.listeners = listeners
+        self.shutdown = trio.Event()
+        self.over = trio.Event()
+        self.exchanges: list[Exchange] = []
+        self.scope = trio.CancelScope()
+        self.clients: list[Client] = []
+
+    async def connect(self, index: int = 0) -> Client:
+        listener = self.listeners[index]
+        if listener.path is not None:
+            self.clients.append(Client(await trio.open_unix_socket(listener.path)))
+        else:
+            host, port = listener.socket.getsockname()[:2]
+            self.clients.append(Client(await trio.open_tcp_stream(host, port)))
+        return self.clients[-1]
+
+
+@asynccontextmanager
+async def serving(
+    handler: Handler, *addresses: str, limits: Limits | None = None, grace: float = 10
+) -> AsyncIterator[Server]:
+    server = Server(await open_listeners(addresses or ["127.0.0.1:0"]))
+
+    async def run(task_status: trio.TaskStatus[object]) -> None:
+        with server.scope:
+            await serve_listeners(
+                handler,
+                server.listeners,
+                limits=limits or Limits(),
+                grace=grace,
+                shutdown=server.shutdown,
+                on_exchange=server.exchanges.append,
+                task_status=task_status,
+            )
+        server.over.set()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run)
+        try:
+            yield server
+        finally:
+            server.shutdown.set()
+            for client in server.clients:
+                await trio.aclose_forcefully(client.stream)
+
+
+async def read_to_end(stream: trio.abc.ReceiveStream) -> None:
+    while await stream.receive_some():
+        pass
+
+
+async def test_clients_are_served_on_every_listener(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    async with serving(echo, "127.0.0.1:0", f"unix:{path}") as server:
+        assert server.listeners[0].address.startswith("http://127.0.0.1:")
+        assert not server.listeners[0].address.endswith(":0")
+        assert server.listeners[1].address == f"http+unix://{path}"
+        for index in range(2):
+            client = await server.connect(index)
+            await client.send(GET + post(b"known") + chunked(b"a", b"b"))
+            assert [(await client.answer()).body.partition(b"\n")[2] for _ in range(3)] == [b"", b"known", b"ab"]
+            await client.stream.aclose()
+    assert [exchange.client for exchange in server.exchanges] == ["127.0.0.1"] * 3 + [None] * 3
+    assert not path.exists()
+
+
+async def test_ipv6() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    async with serving(echo, "[::1]:0") as server:
+        assert server.listeners[0].address.startswith("http://[::1]:")
+        client = await server.connect()
+        await client.send(GET)
+        assert (await client.answer()).status == 200
+        await client.stream.aclose()
+
+
+async def test_large_content_both_ways(tmp_path: Path) -> None:
+    content = os.urandom(5 * MIB)
+    (tmp_path / "file").write_bytes(content)
+    received: list[bytes] = []
+
+    class File:
+        def __init__(self) -> None:
+            self.file: int | None = os.open(tmp_path / "file", os.O_RDONLY)
+            self.start, self.length = 1, len(content) - 1
+
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            raise AssertionError("it can be sent from the file")
+
+        async def aclose(self) -> None:
+            if self.file is not None:
+                os.close(self.file)
+                self.file = None
+
+    files: list[File] = []
+
+    async def handler(request: Request) -> Response:
+        received.append(b"".join([bytes(chunk) async for chunk in request.body]))
+        files.append(File())
+        return Response(200, body=files[-1])
+
+    async with serving(handler) as server:
+        for whole in (post(content), chunked(*(content[at : at + 32 * KIB] for at in range(0, 5 * MIB, 32 * KIB)))):
+            client = await server.connect()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.send, whole)
+                assert (await client.answer()).body == content[1:]
+            await client.stream.aclose()
+    assert received == [content, content]
+    assert [file.file for file in files] == [None, None]
+
+
+async def test_an_early_answer_arrives_though_the_client_goes_on_sending() -> None:
+    """Closing with bytes unread resets the connection, which would destroy the answer on its way."""
+    async with serving(ignore) as server:
+        client = await server.connect()
+
+        async def send() -> None:
+            await client.send(post(bytes(4 * MIB)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (202, "close")
+        await client.stream.aclose()
+
+
+async def test_an_answer_cut_in_the_middle_resets_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """To a client of HTTP/1.0 an orderly end would be the end of the content."""
+
+    async def some() -> AsyncIterator[bytes]:
+        yield b"some"
+        raise ValueError("broken")
+
+    async def handler(request: Request) -> Response:
+        return Response(200, body=some())
+
+    async with serving(handler) as server:
+        client = await server.connect()
+        await client.send(b"GET / HTTP/1.0\r\n\r\n")
+        with pytest.raises(trio.BrokenResourceError):
+            await read_to_end(client.stream)
+    assert "broke off" in caplog.text
+
+
+async def test_a_client_that_resets_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(echo) as server:
+        for sent in (b"", GET[:9], post(bytes(100_000))[:5000]):
+            client = await server.connect()
+            await client.send(sent)
+            assert isinstance(client.stream, trio.SocketStream)
+            client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            await client.stream.aclose()  # sends the reset
+        client = await server.connect()
+        await client.send(GET)
+        assert (await client.answer()).status == 200
+        await client.stream.aclose()
+    assert not caplog.records
+
+
+# -- the end
+
+
+@pytest.mark.parametrize("how", ["shutdown", "cancel"])
+async def test_a_graceful_end(how: str) -> None:
+    begun, go_on = trio.Event(), trio.Event()
+
+    async def handler(request: Request) -> Response:
+        if request.path == "/wait":
+            begun.set()
+            await go_on.wait()
+        return Response(200, body=b"whole")
+
+    async with serving(handler) as server:
+        idle, busy = await server.connect(), await server.connect()
+        port = server.listeners[0].socket.getsockname()[1]
+        await idle.send(GET)
+        assert (await idle.answer()).status == 200
+        await busy.send(GET.replace(b"/a?b=c", b"/wait"))
+        await begun.wait()
+        if how == "cancel":
+            server.scope.cancel()
+        else:
+            server.shutdown.set()
+        assert await idle.rest() == b""
+        with pytest.raises(OSError, match="all attempts to connect"):
+            await trio.open_tcp_stream("127.0.0.1", port)
+        assert not server.over.is_set()
+        go_on.set()
+        answer = await busy.answer()
+        assert (answer.body, answer.headers["connection"]) == (b"whole", "close")
+        for client in (idle, busy):
+            await client.stream.aclose()
+        await server.over.wait()
+
+
+async def test_what_outlasts_the_grace_is_cancelled_and_waited_for() -> None:
+    begun = trio.Event()
+    saved = False
+
+    async def handler(request: Request) -> Response:
+        nonlocal saved
+        begun.set()
+        try:
+            await trio.Event().wait()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.testing.wait_all_tasks_blocked()
+                saved = True
+        return Response(200)
+
+    async with serving(handler, grace=0) as server:
+        client = await server.connect()
+        await client.send(GET)
+        await begun.wait()
+        server.shutdown.set()
+        with pytest.raises(Truncated):
+            await client.answer()
+        await server.over.wait()
+        assert saved
+        await client.stream.aclose()
+    assert server.exchanges[0].error == "cancelled"
+
+
+# -- limits
+
+
+async def test_no_more_connections_than_allowed() -> None:
+    async with serving(echo, limits=Limits(connections=2)) as server:
+        clients = [await server.connect() for _ in range(3)]
+        for client in clients[:2]:
+            await client.send(GET)
+            assert (await client.answer()).status == 200
+        await clients[2].send(GET)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert len(server.exchanges) == 2
+        await clients[0].stream.aclose()
+        assert (await clients[2].answer()).status == 200
+        for client in clients:
+            await client.stream.aclose()
+
+
+async def test_accepting_survives_a_system_without_room(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ACCEPT_PAUSE", 0.001)
+    caplog.set_level(logging.WARNING)
+    [listener] = await open_listeners(["127.0.0.1:0"])
+    failures = [errno.EMFILE, errno.ECONNABORTED, errno.ENFILE, errno.EPERM]
+
+    class Failing(socket.socket):
+        def accept(self) -> tuple[socket.socket, object]:
+            if failures:
+                number = failures.pop(0)
+                raise OSError(number, os.strerror(number))
+            return super().accept()
+
+    failing = Listener(Failing(fileno=listener.socket.detach()), listener.address)
+    failing.socket.setblocking(False)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(
+            lambda task_status: serve_listeners(echo, [failing], limits=Limits(), grace=0, task_status=task_status)
+        )
+        client = Client(await trio.open_tcp_stream(*failing.socket.getsockname()))
+        await client.send(GET)
+        assert (await client.answer()).status == 200
+        await client.stream.aclose()
+        nursery.cancel_scope.cancel()
+    assert not failures
+    assert len(caplog.records) == 2
+
+
+# -- addresses
+
+
+BAD_ADDRESSES = """
+    9623 :9623 localhost 127.0.0.1: 127.0.0.1:x 127.0.0.1:65536 127.0.0.1:-1 127.0.0.1:\xb2 ::1:9623 unix:
+    host.invalid:80 203.0.113.1:0 unix:/nonexistent/folder/socket
+"""
+
+
+@pytest.mark.parametrize("address", ["", "a" * 70 + ".invalid:80", *BAD_ADDRESSES.split()])
+async def test_bad_addresses(address: str) -> None:
+    with pytest.raises(ListenError) as caught:
+        await open_listeners([address])
+    assert address in str(caught.value)
+
+
+async def test_a_taken_port_and_nothing_left_open() -> None:
+    [taken] = await open_listeners(["127.0.0.1:0"])
+    with pytest.raises(ListenError, match="in use"):
+        await open_listeners(["127.0.0.1:0", taken.address.removeprefix("http://")])
+    taken.close()
+    taken.close()
+    [again] = await open_listeners([taken.address.removeprefix("http://")])
+    again.close()
+
+
+async def test_unix_sockets(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    [first] = await open_listeners([f"unix:{path}"], unix_mode=0o600)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(ListenError, match="in use"):
+        await open_listeners([f"unix:{path}"])
+    assert path.exists()
+    first.socket.close()  # as a crash would: the file stays
+    assert path.exists()
+    [second] = await open_listeners([f"unix:{path}"])
+    second.close()
+    assert not path.exists()
+    path.write_text("no socket")
+    with pytest.raises(ListenError, match="in use"):
+        await open_listeners([f"unix:{path}"])
+    assert path.read_text() == "no socket"
+
+
+async def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
+    os.chmod(tmp_path, 0o500)
+    folder = "/sys" if os.geteuid() == 0 else str(tmp_path)  # root may write everywhere but there
+    with pytest.raises(ListenError, match="permission"):
+        await open_listeners([f"unix:{folder}/socket"])
+
+
+async def test_headers_of_handlers_reach_real_clients() -> None:
+    async def handler(request: Request) -> Response:
+        return Response(200, Headers.of({"docker-distribution-api-version": "registry/2.0"}))
+
+    async with serving(handler) as server:
+        client = await server.connect()
+        await client.send(GET)
+        assert "Docker-Distribution-Api-Version" in (await client.answer()).raw_names
+        await client.stream.aclose()
