@@ -304,31 +304,32 @@ class TestSharedSync:
         assert scope.cancelled_caught
         assert shared.count == 1
 
-    async def test_a_failure_is_everybodys_who_waited_for_that_fsync(self, tmp_path: Path) -> None:
+    async def test_a_failure_is_everybodys_who_waited_for_that_fsync(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         limiter = anyio.CapacityLimiter(1)
         shared = SharedSync(limiter)
-        folder = tmp_path / "folder"
-        failures = []
+        outcomes = []
 
         async def sync() -> None:
             try:
-                await shared.sync(str(folder))
-            except BlobUnavailable as error:
-                failures.append(error)
+                await shared.sync(str(tmp_path))
+                outcomes.append("durable")
+            except BlobUnavailable:
+                outcomes.append("failed")
 
         await limiter.acquire_on_behalf_of("the test")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sync)
             await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(sync)
-            nursery.start_soon(sync)
+            for _ in range(3):
+                nursery.start_soon(sync)
             await trio.testing.wait_all_tasks_blocked()
+            Failing(monkeypatch, "fsync", 2)  # the first one's, and that of the three; a third would succeed
             limiter.release_on_behalf_of("the test")
-        assert len(failures) == 3
-        assert shared.count == 0
-        folder.mkdir()
-        await shared.sync(str(folder))
-        assert shared.count == 1
+        assert outcomes == ["failed"] * 4
+        await sync()
+        assert outcomes[4:] == ["durable"]
 
     async def test_folders_do_not_wait_for_each_other(self, tmp_path: Path) -> None:
         shared = SharedSync(anyio.CapacityLimiter(8))
