@@ -87,7 +87,10 @@ class BlobWriter(Protocol):
         ...
 
     async def abort(self) -> None:
-        """Remove what was written. Safe any number of times, also after commit or suspend (then it does nothing)."""
+        """Remove what was written. Safe any number of times, also after commit or suspend (then it does nothing).
+
+        Raises BlobUnavailable. Cancelled: the upload is still there and still open; so call it under a shield.
+        """
         ...
 
 
@@ -128,7 +131,10 @@ class BlobStore(Protocol):
         ...
 
     async def discard(self, state: bytes) -> None:
-        """Remove an upload that is not open, by its saved state. What is gone already is no error."""
+        """Remove an upload, by its saved state. What is gone already, or was committed, is no error.
+
+        Raises BlobBusy if it is open, BlobUnavailable.
+        """
         ...
 
     async def url(self, span: Span, expires: float) -> str | None:
