@@ -157,7 +157,7 @@ class JSONFormatter(logging.Formatter):
         else:
             line |= request
         if record.exc_info:
-            line["traceback"] = _encodable(self.formatException(record.exc_info))
+            line["traceback"] = "\n".join(_traceback(self, record.exc_info))
         return self._encoder.encode(line).decode()
 
 
@@ -169,8 +169,7 @@ class TextFormatter(logging.Formatter):
         said = escape(record.getMessage()) if request is None else _sentence(request)
         line = f"{_stamp(record.created)} {record.levelname.lower():<7} {said}"
         if record.exc_info:
-            for each in self.formatException(record.exc_info).splitlines():
-                line += f"\n    {escape(each)}"
+            line += "".join(f"\n    {each}" for each in _traceback(self, record.exc_info))
         return line
 
 
@@ -181,8 +180,8 @@ def _sentence(request: dict[str, Any]) -> str:
     return said + (f" error={request['error']}" if "error" in request else "")
 
 
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # lone surrogates, which JSON cannot carry
+def _traceback(formatter: logging.Formatter, info: Any) -> list[str]:
+    return [escape(each) for each in formatter.formatException(info).splitlines()]
 
 
 @contextmanager

@@ -77,7 +77,6 @@ class TokenEndpoint:
     async def _get(self, request: Request) -> Response:
         subject = await self._authenticator.authenticate_by_password(request)
         answer, _ = await self._issue(subject, request.param_all("scope"))
-        answer["token"] = answer["access_token"]  # what docker reads; the other is what OAuth2 calls it
         if request.param("offline_token") == "true" and subject.kind != "anonymous":
             answer["refresh_token"] = self._refresh_token(subject)
         return _reply(200, answer)
@@ -121,8 +120,10 @@ class TokenEndpoint:
         left = docker_scopes.allowed(self._authorizer, subject, accesses)
         await self._signer.ready()
         now, lifetime = int(self._clock()), int(self._settings.token_lifetime)
+        token = self._signer.issue(subject, left, now, lifetime)
         answer = {
-            "access_token": self._signer.issue(subject, left, now, lifetime),
+            "token": token,  # one, in the words of token.md and in those of OAuth2: some clients read only the first
+            "access_token": token,
             "expires_in": lifetime,
             "issued_at": datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }

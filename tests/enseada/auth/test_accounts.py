@@ -1,0 +1,343 @@
+"""Accounts: the first start, and passwords verified once, few at a time, and never after a change."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import argon2
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
+
+from enseada.auth import accounts as module
+from enseada.auth.accounts import Accounts, normalise
+from enseada.config import Settings
+from enseada.http import RegistryError
+from enseada.storage.documents.base import Document, Unavailable, Unknown
+from enseada.storage.documents.memory import MemoryStore
+from tests.cancel import cancel_at_every_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.enseada.auth.conftest import Clock
+
+PASSWORD = "correct horse"
+
+
+@pytest.fixture
+def accounts(documents: MemoryStore, settings: Settings, clock: Clock) -> Accounts:
+    return Accounts(documents, settings, clock)
+
+
+@asynccontextmanager
+async def no_thread(accounts: Accounts) -> AsyncIterator[anyio.CapacityLimiter]:
+    """Keep all threads for passwords busy, so that who needs one is seen to wait for it."""
+    limiter, holder = accounts._limiter, object()
+    await limiter.acquire_on_behalf_of(holder)
+    try:
+        yield limiter
+    finally:
+        limiter.release_on_behalf_of(holder)
+
+
+async def change(documents: MemoryStore, name: str, **fields: Any) -> None:
+    document = await documents.get(f"user:{name}")
+    assert document is not None
+    await documents.put(replace(document, data={**document.data, **fields}))
+
+
+async def add(documents: MemoryStore, accounts: Accounts, name: str, **fields: Any) -> None:
+    data = {"name": name, "password": await accounts.hash(PASSWORD), "generation": "g1", **fields}
+    await documents.put(Document(f"user:{name}", data))
+
+
+async def test_the_first_start_makes_a_password_up(accounts: Accounts, documents: MemoryStore) -> None:
+    made = await accounts.ensure_admin(None)
+    assert made is not None
+    assert len(made) == module.MADE_PASSWORD_LENGTH
+    admin = await accounts.verify("admin", made)
+    assert admin is not None
+    assert (admin.name, admin.kind, admin.admin, admin.scopes) == ("admin", "user", True, None)
+    assert admin.generation
+    document = await documents.get("user:admin")
+    assert document is not None
+    assert document.data["password"].startswith("$argon2id$v=19$m=8,t=1,p=1$")
+    assert made not in str(document.data)
+    assert await Accounts(documents, Settings()).ensure_admin(None) is None
+
+
+async def test_a_given_password_counts_at_the_first_start_only(
+    accounts: Accounts, documents: MemoryStore, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert await accounts.ensure_admin(PASSWORD) is None
+    later = Accounts(documents, settings)
+    assert await later.ensure_admin("another one") is None
+    assert await later.verify("admin", PASSWORD) is not None
+    assert await later.verify("admin", "another one") is None
+    assert "was ignored" in caplog.text
+    assert "another one" not in caplog.text
+
+
+async def test_of_two_first_starts_one_makes_the_account(documents: MemoryStore, settings: Settings) -> None:
+    made: list[str | None] = []
+
+    async def start() -> None:
+        made.append(await Accounts(documents, settings).ensure_admin(None))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(start)
+        nursery.start_soon(start)
+    [password] = [each for each in made if each is not None]
+    assert len(made) == 2
+    assert await Accounts(documents, settings).verify("admin", password) is not None
+
+
+async def test_a_lost_answer_at_the_first_start(accounts: Accounts, documents: MemoryStore) -> None:
+    documents.fail("create_once", "user:", Unknown, applied=True)
+    made = await accounts.ensure_admin(None)
+    assert made is not None
+    assert await accounts.verify("admin", made) is not None
+
+
+async def test_a_first_start_that_may_not_have_been(accounts: Accounts, documents: MemoryStore) -> None:
+    documents.fail("create_once", "user:", Unknown)
+    with pytest.raises(Unknown):
+        await accounts.ensure_admin(None)
+    assert await accounts.ensure_admin(None) is not None
+
+
+async def test_right_and_wrong(accounts: Accounts, documents: MemoryStore) -> None:
+    await add(documents, accounts, "ann")
+    subject = await accounts.verify("Ann", PASSWORD)
+    assert subject is not None
+    assert (subject.name, subject.admin, subject.generation) == ("ann", False, "g1")
+    for name, password in [
+        ("ann", "wrong"), ("ann", ""), ("ann", PASSWORD + " "), ("bob", PASSWORD), ("", PASSWORD), ("ann/", PASSWORD),
+        ("ann", "x" * 1025), ("ann", "é" * 600), ("ann", "\udcff"), ("a" * 65, PASSWORD), ("\udcff", PASSWORD),
+    ]:  # fmt: skip
+        assert await accounts.verify(name, password) is None
+
+
+async def test_passwords_are_compared_in_one_normal_form(accounts: Accounts) -> None:
+    await accounts.ensure_admin("caf\u00e9")
+    assert await accounts.verify("admin", "cafe\u0301") is not None
+
+
+async def test_a_right_password_is_remembered_for_a_while(accounts: Accounts, clock: Clock) -> None:
+    await accounts.ensure_admin(PASSWORD)
+    assert await accounts.verify("admin", PASSWORD) is not None
+    async with no_thread(accounts) as limiter, trio.open_nursery() as nursery:
+        clock.now += 59
+        with trio.fail_after(5):
+            assert await accounts.verify("admin", PASSWORD) is not None
+        clock.now += 1
+        nursery.start_soon(accounts.verify, "admin", PASSWORD)
+        await wait_all_tasks_blocked()
+        assert limiter.statistics().tasks_waiting == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_wrong_password_is_not_remembered(accounts: Accounts) -> None:
+    await accounts.ensure_admin(PASSWORD)
+    assert await accounts.verify("admin", "wrong") is None
+    async with no_thread(accounts) as limiter, trio.open_nursery() as nursery:
+        nursery.start_soon(accounts.verify, "admin", "wrong")
+        await wait_all_tasks_blocked()
+        assert limiter.statistics().tasks_waiting == 1
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("kind", ["disabled", "password", "deleted"])
+async def test_a_change_counts_at_once(kind: str, accounts: Accounts, documents: MemoryStore) -> None:
+    await add(documents, accounts, "ann")
+    assert await accounts.verify("ann", PASSWORD) is not None
+    if kind == "disabled":
+        await change(documents, "ann", disabled=True)
+    elif kind == "password":
+        await change(documents, "ann", password=await accounts.hash("new one"), generation="g2")
+    else:
+        document = await documents.get("user:ann")
+        assert document is not None
+        await documents.delete(document)
+    assert await accounts.verify("ann", PASSWORD) is None
+    found = await accounts.lookup("ann")
+    assert (None if found is None else found.generation) == ("g2" if kind == "password" else None)
+
+
+async def test_a_change_while_the_password_is_verified_counts(accounts: Accounts, documents: MemoryStore) -> None:
+    await add(documents, accounts, "ann")
+    answers: list[object] = []
+
+    async def ask() -> None:
+        answers.append(await accounts.verify("ann", PASSWORD))
+
+    async with trio.open_nursery() as nursery, no_thread(accounts):
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        await change(documents, "ann", disabled=True)
+    assert answers == [None]
+
+
+async def test_an_unimportant_change_meanwhile_does_not_refuse(accounts: Accounts, documents: MemoryStore) -> None:
+    await add(documents, accounts, "ann")
+    answers: list[bool] = []
+
+    async def ask() -> None:
+        answers.append(await accounts.verify("ann", PASSWORD) is not None)
+
+    async with trio.open_nursery() as nursery, no_thread(accounts):
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        await change(documents, "ann", email="ann@example.org")
+    assert answers == [True]
+
+
+async def test_the_same_secret_is_verified_once_for_all_who_wait(accounts: Accounts) -> None:
+    await accounts.ensure_admin(PASSWORD)
+    answers: list[bool] = []
+
+    async def ask(password: str) -> None:
+        answers.append(await accounts.verify("admin", password) is not None)
+
+    async with trio.open_nursery() as nursery, no_thread(accounts) as limiter:
+        for password in [PASSWORD] * 20 + ["wrong"] * 20:
+            nursery.start_soon(ask, password)
+        await wait_all_tasks_blocked()
+        assert limiter.statistics().tasks_waiting == 2
+    assert sorted(answers) == [False] * 20 + [True] * 20
+
+
+async def test_a_full_queue_is_503(accounts: Accounts) -> None:
+    await accounts.ensure_admin(PASSWORD)
+    async with no_thread(accounts), trio.open_nursery() as nursery:
+        for number in range(3):  # one worker and a queue of two
+            nursery.start_soon(accounts.verify, "admin", f"wrong {number}")
+        await wait_all_tasks_blocked()
+        with pytest.raises(RegistryError) as caught:
+            await accounts.verify("admin", PASSWORD)
+        assert caught.value.status == 503
+        assert dict(caught.value.headers)["Retry-After"].isdigit()
+        nursery.cancel_scope.cancel()
+    assert await accounts.verify("admin", PASSWORD) is not None
+
+
+async def test_the_one_who_verifies_for_others_may_be_cancelled(accounts: Accounts) -> None:
+    await accounts.ensure_admin(PASSWORD)
+    answers: list[bool] = []
+    first = trio.CancelScope()
+
+    async def ask(scope: trio.CancelScope) -> None:
+        with scope:
+            answers.append(await accounts.verify("admin", PASSWORD) is not None)
+
+    async with trio.open_nursery() as nursery, no_thread(accounts) as limiter:
+        nursery.start_soon(ask, first)
+        await wait_all_tasks_blocked()
+        for _ in range(3):
+            nursery.start_soon(ask, trio.CancelScope())
+        await wait_all_tasks_blocked()
+        first.cancel()
+        await wait_all_tasks_blocked()
+        assert limiter.statistics().tasks_waiting == 1
+    assert answers == [True] * 3
+
+
+async def test_a_cancellation_leaves_nothing_anywhere(accounts: Accounts) -> None:
+    await accounts.ensure_admin(PASSWORD)
+
+    async def fresh() -> None:
+        accounts._remembered.clear()
+        await accounts.verify("admin", PASSWORD)
+
+    async def after() -> None:
+        assert not accounts._flights
+        assert accounts._under_way == 0
+        assert await accounts.verify("admin", PASSWORD) is not None
+
+    assert await cancel_at_every_checkpoint(fresh, after) > 3
+
+
+@pytest.mark.parametrize("who", ["unknown", "disabled", "without a password"])
+async def test_who_cannot_log_in_costs_the_same(who: str, accounts: Accounts, documents: MemoryStore) -> None:
+    if who == "disabled":
+        await add(documents, accounts, "ann", disabled=True)
+    elif who == "without a password":
+        await add(documents, accounts, "ann", password=None)
+    await accounts.ensure_admin(PASSWORD)
+    admin = await documents.get("user:admin")
+    assert admin is not None
+    assert argon2.extract_parameters(accounts._dummy) == argon2.extract_parameters(admin.data["password"])
+    async with no_thread(accounts) as limiter, trio.open_nursery() as nursery:
+        nursery.start_soon(accounts.verify, "ann", PASSWORD)
+        await wait_all_tasks_blocked()
+        assert limiter.statistics().tasks_waiting == 1
+        nursery.cancel_scope.cancel()
+    assert await accounts.verify("ann", PASSWORD) is None
+
+
+async def test_a_hash_that_is_none_refuses(
+    accounts: Accounts, documents: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    await add(documents, accounts, "ann", password="plain")
+    assert await accounts.verify("ann", "plain") is None
+    assert "not an argon2 hash" in caplog.text
+
+
+async def test_what_is_remembered_is_bounded(
+    accounts: Accounts, documents: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REMEMBERED", 2)
+    for name in ("ann", "bob", "cyd"):
+        await add(documents, accounts, name)
+    for name in ("ann", "bob", "ann", "cyd"):
+        assert await accounts.verify(name, PASSWORD) is not None
+    assert len(accounts._remembered) == 2
+    async with no_thread(accounts) as limiter, trio.open_nursery() as nursery:
+        with trio.fail_after(5):
+            assert await accounts.verify("ann", PASSWORD) is not None  # used last before cyd came
+        nursery.start_soon(accounts.verify, "bob", PASSWORD)
+        await wait_all_tasks_blocked()
+        assert limiter.statistics().tasks_waiting == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_store_that_does_not_answer_is_no_wrong_password(accounts: Accounts, documents: MemoryStore) -> None:
+    documents.fail("get", "user:")
+    with pytest.raises(Unavailable):
+        await accounts.verify("admin", PASSWORD)
+
+
+async def test_a_new_password_has_a_longest(accounts: Accounts) -> None:
+    with pytest.raises(ValueError, match="1024"):
+        await accounts.hash("x" * 1025)
+
+
+def test_it_runs_under_asyncio_too(settings: Settings) -> None:
+    async def scenario() -> None:
+        accounts = Accounts(MemoryStore(), settings)
+        made = await accounts.ensure_admin(None)
+        assert made is not None
+        async with anyio.create_task_group() as group:
+            for _ in range(5):
+                group.start_soon(accounts.verify, "admin", made)
+        assert await accounts.verify("admin", made) is not None
+        assert await accounts.verify("admin", "wrong") is None
+
+    anyio.run(scenario, backend="asyncio")
+
+
+@given(st.text(max_size=70))
+def test_names(text: str) -> None:
+    name = normalise(text)
+    if name is not None:
+        assert normalise(name) == name == text.lower()
+        assert name.isascii()
+        assert not set(name) & set(":/* \0")

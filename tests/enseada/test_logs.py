@@ -1,0 +1,172 @@
+"""Log lines: one a request, whole, without secrets, and impossible to forge."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from enseada import logs
+
+
+@dataclass
+class Over:
+    """A request that is over."""
+
+    method: str = "GET"
+    path: str = "/v2/"
+    query: str = ""
+    status: int = 200
+    bytes_in: int = 3
+    bytes_out: int = 4
+    seconds: float = 0.0125
+    subject: str = "admin"
+    client: str | None = "127.0.0.1"
+    id: str = "r1"
+    error: str | None = None
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def write(exchange: Over, format: str = "json", level: str = "info") -> str:
+    stream = io.StringIO()
+    with logs.configure(format, level, stream):  # type: ignore[arg-type]
+        logs.log_exchange(exchange)
+    return stream.getvalue()
+
+
+def test_a_request_is_one_json_object() -> None:
+    line = json.loads(write(Over(query="n=3", bytes_in=7)))
+    assert line.pop("time").endswith("Z")
+    assert line == {
+        "level": "info", "logger": "enseada.requests", "method": "GET", "target": "/v2/?n=3", "status": 200,
+        "bytes_in": 7, "bytes_out": 4, "seconds": 0.0125, "subject": "admin", "client": "127.0.0.1", "id": "r1",
+    }  # fmt: skip
+
+
+def test_a_request_is_one_line_of_text() -> None:
+    line = write(Over(client=None, status=499, error="the client has gone"), "text")
+    assert line.endswith(
+        " info    GET /v2/ 499 in=3 out=4 12.5ms subject=admin client=unix id=r1 error=the client has gone\n"
+    )
+
+
+def test_what_we_failed_is_an_error() -> None:
+    assert json.loads(write(Over(status=500, error="KeyError: 'x'"), level="error"))["error"] == "KeyError: 'x'"
+    assert json.loads(write(Over(status=503), level="error"))["level"] == "error"
+    assert write(Over(status=404), level="error") == ""
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ("", ""),
+        ("digest=sha256:ab&mount=x&from=a%2Fb", "digest=sha256:ab&mount=x&from=a%2Fb"),
+        ("service=e&scope=repository:a:pull&account=ann", "service=e&scope=repository:a:pull&account=ann"),
+        ("n=1&X-Amz-Signature=abc&last=t", "n=1&X-Amz-Signature=***&last=t"),
+        ("token=a&refresh_token=b&password=c", "token=***&refresh_token=***&password=***"),
+        ("DIGEST=secret", "DIGEST=***"),
+        ("%64igest=secret", "%64igest=***"),
+        ("secret", "***"),
+        ("secret&n=1&", "***&n=1&"),
+        ("a=b=c", "a=***"),
+    ],
+)
+def test_values_of_unknown_parameters_are_hidden(query: str, shown: str) -> None:
+    assert logs.mask_query(query) == shown
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/npm/main/-/user/token/npm_secret", "/npm/main/-/user/token/***"),
+        ("/npm/main/-/npm/v1/tokens/token/npm_secret", "/npm/main/-/npm/v1/tokens/token/***"),
+        ("/npm/main/-/USER/Token/npm_secret/x", "/npm/main/-/USER/Token/***/x"),
+        ("/v2/token/blobs/sha256:ab", "/v2/token/blobs/sha256:ab"),
+        ("/v2/_token", "/v2/_token"),
+    ],
+)
+def test_secrets_in_paths_are_hidden(path: str, shown: str) -> None:
+    assert logs.mask_path(path) == shown
+    assert json.loads(write(Over(path=path)))["target"] == shown
+
+
+NASTY = "x\n2026-01-01T00:00:00.000Z info    GET /forged\r\u2028\u202e\x1b[2J\x85\udc80 y"
+
+
+@given(st.text(), st.text(), st.sampled_from(["text", "json"]))
+@example(NASTY, NASTY, "text")
+@example(NASTY, NASTY, "json")
+def test_no_request_can_forge_a_line(path: str, other: str, format: str) -> None:
+    value = path.replace("&", "")
+    exchange = Over(method=other, path=path, query=f"n={value}", subject=other, client=other, id=other, error=other)
+    written = write(exchange, format)
+    assert written.endswith("\n")
+    assert written[:-1].isprintable()
+    if format == "json":
+        assert json.loads(written)["subject"] == logs.escape(other)
+    else:
+        assert f"?n={logs.escape(value)}".replace(" ", "\\x20") in written
+
+
+@given(st.text(alphabet="abcdefghij", min_size=12), st.text(min_size=1, max_size=8))
+def test_no_secret_value_is_shown(secret: str, name: str) -> None:
+    name = quote(name, safe="")
+    shown = logs.mask_query(f"n=1&{name}={secret}&{secret}")
+    assert (secret in shown) == (name in logs.SHOWN_PARAMS or secret in name)
+
+
+def failing(text: str) -> None:
+    raise ValueError(text)
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_a_traceback_cannot_forge_a_line_either(format: str) -> None:
+    stream = io.StringIO()
+    with logs.configure(format, "info", stream):  # type: ignore[arg-type]
+        try:
+            failing(NASTY)
+        except ValueError:
+            logging.getLogger("enseada.connection").exception("request %s failed: %s", "r1", NASTY)
+    lines = stream.getvalue().removesuffix("\n").split("\n")
+    assert all(line.isprintable() for line in lines)
+    if format == "json":
+        [line] = lines
+        read = json.loads(line)
+        assert read["message"] == f"request r1 failed: {logs.escape(NASTY)}"
+        assert "in failing" in read["traceback"]
+        assert read["level"] == "error"
+    else:
+        assert len(lines) > 4
+        assert all(line.startswith("    ") for line in lines[1:])
+        assert any("in failing" in line for line in lines)
+
+
+def test_auto_looks_at_the_stream() -> None:
+    for stream, is_text in ((Terminal(), True), (io.StringIO(), False)):
+        with logs.configure("auto", "info", stream):
+            logging.getLogger("enseada.x").info("hello")
+        assert stream.getvalue().startswith("{") is not is_text
+
+
+def test_everything_is_as_it_was_afterwards() -> None:
+    logger = logging.getLogger(logs.ROOT)
+    before = (logger.level, logger.propagate, list(logger.handlers))
+    with pytest.raises(ValueError, match="inside"), logs.configure("text", "debug", io.StringIO()):
+        failing(f"inside, at {logger.getEffectiveLevel()}")
+    assert (logger.level, logger.propagate, list(logger.handlers)) == before
+
+
+def test_a_host_program_may_format_the_lines_itself(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logs.ROOT):
+        logs.log_exchange(Over())
+    assert caplog.messages == ["GET /v2/ 200"]
