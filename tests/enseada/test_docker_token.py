@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from enseada.auth.accounts import Accounts
 from enseada.auth.authenticate import Authenticator
@@ -268,6 +269,20 @@ async def test_of_repeated_fields_the_first_counts(endpoint: Endpoint) -> None:
     form = [("grant_type", "password"), ("username", "admin"), ("username", "ann"), ("password", PASSWORD)]
     answer = read(await endpoint.post(form))
     assert endpoint.signer.verify(answer["token"], NOW).subject == "admin"
+
+
+async def test_too_many_who_wait_is_503_and_no_wrong_password(endpoint: Endpoint) -> None:
+    limiter = endpoint.accounts._limiter
+    async with trio.open_nursery() as nursery:
+        await limiter.acquire_on_behalf_of(endpoint)  # the only thread for passwords
+        nursery.start_soon(endpoint.accounts.verify, "admin", "waits")
+        await wait_all_tasks_blocked()
+        form = {"grant_type": "password", "username": "admin", "password": PASSWORD}
+        for response in (await endpoint.get(basic=("admin", PASSWORD)), await endpoint.post(form)):
+            assert read(response, 503)["errors"][0]["code"] == "UNAVAILABLE"
+            assert response.headers.get("retry-after") is not None
+            assert "www-authenticate" not in response.headers
+        limiter.release_on_behalf_of(endpoint)
 
 
 async def test_the_log_is_told_who_asked(endpoint: Endpoint) -> None:
