@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, TypeGuard, cast
 import h11
 import trio
 
-from enseada.http import BodyError, Chunk, Content, Headers, RegistryError, Request, Response, ResponseBody
+from enseada.http import BodyError, Content, Headers, RegistryError, Request, Response, ResponseBody
 from enseada.limits import KIB, MIB, Limits
-from enseada.protocols.http1.chunked import ChunkedDecoder, ChunkedError
 from enseada.protocols.http1.head import Head, HeadBuffer, HeadError, check
+from enseada.requestbody import SHARED_BYTES, RequestBody, SharedBuffer
 from enseada.wire import REASONS, fields, plain, refusal
 
 if TYPE_CHECKING:
@@ -35,12 +35,6 @@ logger = logging.getLogger("enseada.server")
 
 HEAD_READ = 4 * KIB
 """Bytes read at once while a head is expected: small, so that content stays in the kernel until it is asked for."""
-SHARED_BYTES = 1 * MIB
-"""The buffer into which content is received, one for each event loop."""
-CHUNKED_READ = 64 * KIB
-"""Bytes of a chunked body read at once."""
-TINY_CHUNKS = 256
-"""Chunks in one read above which the next read is small, so that decoding them never holds up the loop."""
 JOIN_BYTES = 16 * KIB
 """Up to here the parts of one write are copied together, which is cheaper than a scattered write."""
 LINGER_BYTES = 16 * MIB
@@ -86,25 +80,6 @@ class Ending:
         self.begun = True
         for scope in self.idle:
             scope.cancel()
-
-
-class SharedBuffer:
-    """The buffer that all bodies of one event loop are received into.
-
-    What is received is lent to one consumer until its next await, and nobody else runs before that.
-    """
-
-    __slots__ = ("lent", "memory")
-
-    def __init__(self) -> None:
-        self.memory = memoryview(bytearray(SHARED_BYTES))
-        self.lent: memoryview | None = None
-        """What is lent at present; tests overwrite it as soon as the borrower awaits."""
-
-    def lend(self, count: int) -> memoryview:
-        """The first ``count`` bytes, to be given to a consumer without an await in between."""
-        self.lent = self.memory[:count]
-        return self.lent
 
 
 _shared: trio.lowlevel.RunVar[SharedBuffer] = trio.lowlevel.RunVar("enseada.shared_buffer")
@@ -153,129 +128,12 @@ class _SourceBroken(Exception):
     """The content of an answer broke off after its head was sent."""
 
 
-class _RequestBody:
-    """The content of one request, read from the connection as it is pulled."""
-
-    def __init__(self, connection: _Connection, length: int | None, expects: bool = False) -> None:
-        self.length = length
-        self.expects = expects
-        """Whether the client waits for 100-continue before it sends the content."""
-        self.bytes_in = 0
-        self.error: BodyError | None = None
-        self._connection = connection
-        self._limits = connection.limits
-        self._over = False
-        self._waited = 0.0
-        self._reach = CHUNKED_READ
-        self._decoder: ChunkedDecoder | None = None
-        if length is None:
-            self._decoder = ChunkedDecoder(self._limits.chunk_extension_bytes, self._limits.trailer_bytes)
-
-    @property
-    def complete(self) -> bool:
-        """Whether all of it has been received."""
-        return self._decoder.done if self._decoder is not None else self.bytes_in == self.length
-
-    @property
-    def least_left(self) -> int:
-        """Bytes that are still to come, as far as is known."""
-        return 0 if self.length is None else self.length - self.bytes_in
-
-    def close(self) -> None:
-        """The exchange is over: whoever still holds this may not read what is the next request."""
-        self._over = True
-
-    def __aiter__(self) -> AsyncIterator[Chunk]:
-        return self
-
-    async def __anext__(self) -> Chunk:
-        if self.error is not None:
-            raise self.error
-        if self.complete:
-            raise StopAsyncIteration
-        if self._over:
-            raise BodyError("the request is over", None)
-        return await self._pull()
-
-    async def drain(self, most: int) -> bool:
-        """Throw away what is still to come, up to about ``most`` bytes; return whether that was all."""
-        stop = self.bytes_in + most
-        with suppress(BodyError, StopAsyncIteration):
-            while not self.complete and self.bytes_in <= stop:
-                await self._pull()
-        return self.complete
-
-    async def _pull(self) -> Chunk:
-        try:
-            if self.expects:
-                self.expects = False
-                await self._connection.say_continue()
-            return await (self._next_sized() if self._decoder is None else self._next_chunked(self._decoder))
-        except ChunkedError as error:
-            self.error = BodyError(str(error), 400)
-        except (_ClientGone, trio.BrokenResourceError):
-            self.error = BodyError("the client has gone", None)
-        except trio.TooSlowError:
-            self.error = BodyError(f"no content came for {self._limits.read_timeout:g} seconds", 408)
-        except BodyError as error:
-            self.error = error
-        raise self.error
-
-    async def _next_sized(self) -> Chunk:
-        if self._connection.received:
-            # It came together with the head.
-            early = self._connection.received.take(self.least_left)
-            self.bytes_in += len(early)
-            return early
-        count = await self._receive(self.least_left)
-        self.bytes_in += count
-        return self._connection.shared.lend(count)
-
-    async def _next_chunked(self, decoder: ChunkedDecoder) -> Chunk:
-        memory = self._connection.shared.memory
-        received = self._connection.received
-        while True:
-            if received:
-                early = received.take(self._reach)
-                memory[: len(early)] = early
-                count = len(early)
-            else:
-                count = await self._receive(self._reach)
-            chunks = decoder.chunks
-            pieces = decoder.receive(memory[:count])
-            self._reach = HEAD_READ if decoder.chunks - chunks > TINY_CHUNKS else CHUNKED_READ
-            if decoder.done and decoder.used < count:
-                received.put_back(memory[decoder.used : count])
-            # Moved together, so that they are one chunk to the consumer: the buffer is not ours after its next await.
-            size = 0
-            for piece in pieces:
-                memory[size : size + len(piece)] = piece
-                size += len(piece)
-            self.bytes_in += size
-            if size:
-                return self._connection.shared.lend(size)
-            if decoder.done:
-                raise StopAsyncIteration
-
-    async def _receive(self, most: int) -> int:
-        transport, shared = self._connection.transport, self._connection.shared
-        began = trio.current_time()
-        size = min(most, SHARED_BYTES, transport.fairness.budget())
-        count = await transport.receive_into(shared.memory[:size], self._limits.read_timeout)
-        self._waited += trio.current_time() - began
-        if not count:
-            raise BodyError("the content ended before it was complete", 400)
-        if self._waited > self._limits.rate_grace and self.bytes_in < self._waited * self._limits.min_rate:
-            raise BodyError(f"content came slower than {self._limits.min_rate} bytes a second", 408)
-        return count
-
-
 @dataclass(slots=True)
 class _Record:
     """An exchange under way."""
 
     request: Request
-    body: _RequestBody
+    body: RequestBody
     started: float
     status: int = CLIENT_GONE
     bytes_out: int = 0
@@ -359,11 +217,11 @@ class _Connection:
                 if not count or (scope.cancel_called and not self._head_begun):
                     return None
                 received.feed(self.shared.memory[:count])
-                if not self._head_begun:
-                    self._head_begun = True
+                head = received.next_head()
+                if head is None and not self._head_begun:
                     self._ending.idle.discard(scope)
                     scope.deadline = trio.current_time() + self.limits.head_timeout
-                head = received.next_head()
+                self._head_begun = True
         finally:
             self._ending.idle.discard(scope)
         scope.deadline = math.inf
@@ -374,7 +232,7 @@ class _Connection:
     async def _refuse(self, error: HeadError) -> None:
         """Answer a head that cannot be served, and end the connection."""
         self._scope.deadline = math.inf
-        body = _RequestBody(self, 0)
+        body = RequestBody(self, 0)
         request = Request("-", "-", "", Headers(), body, self._scheme, client=self.transport.peer, id=new_id())
         record = _Record(request, body, trio.current_time(), error=str(error))
         response = plain(error.status, str(error))
@@ -388,7 +246,7 @@ class _Connection:
 
     async def _exchange(self, head: Head, event: h11.Request) -> bool:
         """Serve one request; return whether the connection can take another."""
-        body = _RequestBody(self, head.length, self._h11.they_are_waiting_for_100_continue)
+        body = RequestBody(self, head.length, self._h11.they_are_waiting_for_100_continue)
         if body.complete:
             self._h11.next_event()  # h11.EndOfMessage; of other bodies h11 sees nothing
         request = Request(
@@ -410,8 +268,8 @@ class _Connection:
         except (_ClientGone, _SourceBroken) as error:
             record.error = record.error or str(error)
             return False
-        except BaseException:
-            record.error = "cancelled"
+        except BaseException as error:
+            record.error = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else "cancelled"
             raise
         finally:
             fairness.busy -= 1
@@ -531,12 +389,6 @@ class _Connection:
         logger.error("answer %s broke off: %s %s", request.id, request.method, request.path, exc_info=error)
         return _SourceBroken(f"{type(error).__name__}: {error}")
 
-    async def say_continue(self) -> None:
-        """Ask for the content, unless it is coming already or the answer has begun (RFC 9110 10.1.1)."""
-        if not self.received and self._h11.our_state is h11.SEND_RESPONSE:
-            reason = REASONS[100]
-            await self._send(*self._encode(h11.InformationalResponse(status_code=100, headers=[], reason=reason)))
-
     def _encode(self, event: h11.Event) -> list[bytes]:
         parts = self._h11.send_with_data_passthrough(event)
         assert parts is not None
@@ -576,9 +428,40 @@ class _Connection:
         except Exception:
             logger.exception("on_exchange failed for request %s", request.id)
 
+    # -- its content
+
+    async def receive_content(self, most: int) -> tuple[int, float]:
+        """Receive content into the shared buffer: how many bytes, and the seconds that they were waited for.
+
+        Raises BodyError.
+        """
+        size = min(most, SHARED_BYTES, self.transport.fairness.budget())
+        began = trio.current_time()
+        try:
+            count = await self.transport.receive_into(self.shared.memory[:size], self.limits.read_timeout)
+        except trio.BrokenResourceError as error:
+            raise BodyError("the client has gone", None) from error
+        except trio.TooSlowError as error:
+            raise BodyError(f"no content came for {self.limits.read_timeout:g} seconds", 408) from error
+        return count, trio.current_time() - began
+
+    async def let_others_run(self) -> None:
+        """Give up the turn."""
+        await trio.lowlevel.checkpoint()
+
+    async def say_continue(self) -> None:
+        """Ask for the content, unless it is coming already or the answer has begun. Raises BodyError."""
+        if self.received or self._h11.our_state is not h11.SEND_RESPONSE:
+            return
+        try:
+            event = h11.InformationalResponse(status_code=100, headers=[], reason=REASONS[100])
+            await self._send(*self._encode(event))
+        except _ClientGone as error:
+            raise BodyError(str(error), None) from error
+
     # -- after it
 
-    async def _make_ready(self, body: _RequestBody) -> bool:
+    async def _make_ready(self, body: RequestBody) -> bool:
         """Bring the connection to where the next head begins; False: it has to be closed."""
         if self._h11.our_state is not h11.DONE:  # h11.MUST_CLOSE: one of us has said so
             if self._ending.begun or self.received or not body.complete:

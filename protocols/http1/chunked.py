@@ -28,6 +28,8 @@ class State(Enum):
     DONE = auto()
 
 
+MANY = 2**63
+"""Chunks: no bound."""
 WINDOW = 64
 """Bytes looked at for a line's end at once: a size without extensions always fits."""
 MAX_SIZE_DIGITS = 15
@@ -41,15 +43,13 @@ _FORBIDDEN_TRAILERS = frozenset({b"content-length", b"transfer-encoding", b"host
 class ChunkedDecoder:
     """Decodes one chunked message."""
 
-    __slots__ = ("_extension_room", "_left", "_line", "_trailer_room", "chunks", "state", "used")
+    __slots__ = ("_extension_room", "_left", "_line", "_trailer_room", "state", "used")
 
     def __init__(self, extension_bytes: int, trailer_bytes: int) -> None:
         """``extension_bytes``, ``trailer_bytes``: what the message may carry of each, in all."""
         self.state = State.SIZE
         self.used = 0
-        """Bytes of the last input that belonged to the message; what follows them is the next message."""
-        self.chunks = 0
-        """Chunks begun so far."""
+        """Bytes of the last input that were decoded; when the message is done, what follows them is the next one."""
         self._left = 0
         self._line = bytearray()  # the beginning of a line whose end has not come
         self._extension_room = extension_bytes
@@ -60,11 +60,18 @@ class ChunkedDecoder:
         """Whether the message has ended."""
         return self.state is State.DONE
 
-    def receive(self, data: memoryview) -> list[memoryview]:
-        """Decode the next bytes; return the content in them, as slices of ``data``. Raises ChunkedError."""
+    def receive(self, data: memoryview, chunks: int = MANY) -> list[memoryview]:
+        """Decode the next bytes; return the content in them, as slices of ``data``. Raises ChunkedError.
+
+        Stops at the message's end, and before it begins more than ``chunks`` chunks: ``used`` says where.
+        """
         content: list[memoryview] = []
         position, end = 0, len(data)
         while position < end and self.state is not State.DONE:
+            if self.state is State.SIZE and not self._line:
+                if not chunks:
+                    break
+                chunks -= 1
             if self.state is State.DATA:
                 piece = data[position : position + self._left]
                 content.append(piece)
@@ -118,7 +125,6 @@ class ChunkedDecoder:
             self._extension_room -= len(extension)
             if self._extension_room < 0:
                 raise ChunkedError("too many chunk extensions")
-        self.chunks += 1
         self._left = int(digits, 16)
         self.state = State.DATA if self._left else State.TRAILER
 

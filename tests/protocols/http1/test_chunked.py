@@ -167,6 +167,19 @@ def test_nothing_but_content_is_unbounded(coded: bytes) -> None:
             decode(coded, cuts)
 
 
+@given(messages(), st.integers(1, 3))
+def test_a_bound_on_chunks_only_postpones(message: tuple[bytes, bytes], bound: int) -> None:
+    content, coded = message
+    decoder = ChunkedDecoder(EXTENSION, TRAILER)
+    left, received = memoryview(coded + b"next"), b""
+    while not decoder.done:
+        pieces = decoder.receive(left, bound)
+        assert len(pieces) <= bound
+        received += b"".join(pieces)
+        left = left[decoder.used :]
+    assert (received, bytes(left)) == (content, b"next")
+
+
 def test_content_is_not_copied() -> None:
     memory = bytearray(b"5\r\nhello\r\n")
     [piece] = ChunkedDecoder(EXTENSION, TRAILER).receive(memoryview(memory))
