@@ -1,0 +1,527 @@
+"""Documents in memory that behave as three copies of a CouchDB cluster do: late, lost, minority and conflicting writes.
+
+One rule: only what CouchDB 3.5 promises is relied on. Each copy takes an edit or refuses it by itself; two that took
+the same revision are a yes (201), one is none (202), and its branch stays until somebody ends it. On this stand `get`,
+`put` and `create_once`, as they must on a cluster.
+
+What holds, while each copy comes back some time with all that it has taken:
+
+- Of all writers that name one revision, at most one is acknowledged. So too of all `create_once` of an id between
+  two deletions.
+- A document is a register that is linearizable: an acknowledged write is seen by every read that begins later, until
+  another write replaces it. A write that ended in Unknown or was cancelled may take effect at any later time, also in
+  place of an acknowledged one that named the same revision: ``merge`` is where their contents are united.
+- After Conflict the write is not there and never will be. Somebody may have had a glimpse of it.
+
+All chance comes from the ``random.Random`` that the caller gives, so a test can seed it or hand it to hypothesis.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from enseada.storage.documents import revisions, rules
+from enseada.storage.documents.base import Change, Conflict, Document, DocumentError, Unavailable, Unknown
+from enseada.storage.documents.failures import Failing
+from enseada.storage.documents.revisions import Edit, Kind, Revision, Tree
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+
+COPIES = 3
+QUORUM = 2
+"""Copies that make a majority: for reading (r) and for writing (w)."""
+ROUNDS = 12
+"""Times that one looks again at branches that others are about to end."""
+PATIENCE = 6
+"""Rounds after which a rival that stays is taken for an acknowledged one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faults:
+    """How often something goes wrong: chances between 0 and 1."""
+
+    late: float = 0.0
+    """An edit reaches a copy only after the writer was answered."""
+    lost: float = 0.0
+    """A coordinator dies on its way: nobody hears what it did, and perhaps some copies are never asked."""
+    refused: float = 0.0
+    """A request is refused by a coordinator, before it has done anything."""
+    lag: float = 0.5
+    """Per request, that a copy takes none of what is late, and that copies do not tell each other of a document."""
+
+
+class Copy:
+    """One of the copies."""
+
+    def __init__(self) -> None:
+        self.trees: dict[str, Tree] = {}
+        self.late: list[tuple[str, Edit]] = []
+        self.log: list[str] = []
+        self.news = anyio.Event()
+
+    def tree(self, id: str) -> Tree:
+        """What it has of a document: yours to keep."""
+        return dict(self.trees.get(id, {}))
+
+    def edit(self, id: str, edit: Edit) -> str | None:
+        """Take an edit; the revision that it made, or None for a conflict."""
+        made = revisions.accept(self.trees.setdefault(id, {}), edit)
+        if made is None:
+            return None
+        self._announce(id)
+        return made.rev
+
+    def merge(self, id: str, tree: Tree) -> None:
+        """Take what another copy has, conflicts or not."""
+        own = self.trees.setdefault(id, {})
+        if not tree.keys() <= own.keys():
+            own.update(tree)
+            self._announce(id)
+
+    def _announce(self, id: str) -> None:
+        self.log.append(id)
+        self.news.set()
+        self.news = anyio.Event()
+
+
+class ClusterMemoryStore(Failing):
+    """A `DocumentStore` on three copies in this process.
+
+    ``merge`` unites the data of documents that were written at once, winner first, into one; without it the winner's
+    stay. It must be a pure function. ``down`` holds the numbers (0, 1, 2) of the copies that cannot be reached; it and
+    ``faults`` may be changed at any time.
+    """
+
+    def __init__(
+        self,
+        random: Random | None = None,
+        *,
+        faults: Faults | None = None,
+        down: Iterable[int] = (),
+        merge: Callable[[Sequence[Document]], Mapping[str, Any]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.random = random or Random(0)
+        self.faults = faults or Faults()
+        self.down = set(down)
+        self.copies = [Copy() for _ in range(COPIES)]
+        self._merge = merge
+        self._unequal: set[str] = set()
+        self._closed = False
+
+    # The interface
+
+    async def get(self, id: str) -> Document | None:
+        """See `DocumentStore.get`. Two branches are given time to become one, and then the losing one is ended."""
+        rules.check_id(id)
+        with self._failing("get", id):
+            return await self._get(id)
+
+    async def get_many(self, ids: Sequence[str]) -> Sequence[Document | None]:
+        """See `DocumentStore.get_many`."""
+        for id in ids:
+            rules.check_id(id)
+        found = []
+        for id in ids:
+            with self._failing("get_many", id):
+                found.append(await self._get(id))
+        return found
+
+    async def put(self, doc: Document) -> Document:
+        """See `DocumentStore.put`."""
+        body = _check(doc)
+        with self._failing("put", doc.id):
+            return await self._put(doc, body)
+
+    async def put_many(self, docs: Sequence[Document]) -> Sequence[Document | DocumentError]:
+        """See `DocumentStore.put_many`."""
+        bodies = [_check(doc) for doc in docs]
+        results: list[Document | DocumentError] = []
+        for doc, body in zip(docs, bodies, strict=True):
+            try:
+                with self._failing("put_many", doc.id):
+                    stored = await self._put(doc, body)
+            except DocumentError as error:
+                results.append(error)
+            else:
+                results.append(stored)
+        return results
+
+    async def put_in_order(self, docs: Sequence[Document]) -> Sequence[Document]:
+        """See `DocumentStore.put_in_order`. Those before the failed one stand."""
+        rules.check_different(docs)
+        bodies = [_check(doc) for doc in docs]
+        stored = []
+        for doc, body in zip(docs, bodies, strict=True):
+            with self._failing("put_in_order", doc.id):
+                stored.append(await self._put(doc, body))
+        return stored
+
+    async def create_once(self, doc: Document) -> Document:
+        """See `DocumentStore.create_once`. Unsealed, then looked at, then sealed."""
+        body = _check(doc)
+        if doc.rev is not None:
+            raise ValueError(f"{doc.id} was stored before")
+        with self._failing("create_once", doc.id):
+            return await self._create_once(doc, body)
+
+    async def delete(self, doc: Document) -> None:
+        """See `DocumentStore.delete`. Branches that lost are ended first, or the deletion would uncover them."""
+        rules.check_id(doc.id)
+        if doc.rev is None:
+            raise ValueError(f"{doc.id} was never stored")
+        with self._failing("delete", doc.id):
+            tree = await self._settled(doc.id)
+            if doc.rev not in {leaf.rev for leaf in revisions.visible(tree)}:
+                raise Conflict(doc.id, "the document was changed or deleted")
+            by = self._token()
+            if await self._edit(doc.id, Edit(doc.rev, Kind.DELETE, by)) is None:
+                await self._claim(doc.id, by)
+
+    async def leaves(self, id: str) -> Sequence[Document]:
+        """See `DocumentStore.leaves`."""
+        rules.check_id(id)
+        with self._failing("leaves", id):
+            tree, _ = await self._read(id)
+        return [_document(id, leaf) for leaf in revisions.visible(tree)]
+
+    async def scan(self, start: str, stop: str, limit: int, *, descending: bool = False) -> Sequence[Document]:
+        """See `DocumentStore.scan`. One copy is asked, and tells what it has."""
+        await self._turn(start)
+        with self._failing("scan", start):
+            copy = self._any(start)
+            docs: list[Document] = []
+            for id in sorted((id for id in copy.trees if start <= id < stop), reverse=descending):
+                if len(docs) >= limit:
+                    break
+                docs += [_document(id, leaf) for leaf in revisions.visible(copy.trees[id])[:1]]
+            return docs
+
+    @asynccontextmanager
+    async def changes(self, since: str) -> AsyncIterator[AsyncIterator[Change]]:
+        """See `DocumentStore.changes`. As late as the copy that is asked; in no order; they may come again."""
+        await self._turn("changes")
+        copy = self._any("changes")
+        position = 0
+        if since == "now":
+            position = len(copy.log)
+        elif since:
+            number, _, text = since.partition("-")
+            if self.copies.index(copy) == int(number):
+                position = int(text)
+        changes = self._follow(copy, position)
+        try:
+            yield changes
+        finally:
+            await changes.aclose()
+
+    async def aclose(self) -> None:
+        """See `DocumentStore.aclose`. Safe any number of times."""
+        self._closed = True
+        for copy in self.copies:
+            copy.news.set()
+        await anyio.lowlevel.checkpoint()
+
+    # For tests
+
+    async def settle(self) -> None:
+        """Let all copies that can be reached take what is late and tell each other what they have."""
+        await anyio.lowlevel.checkpoint()
+        copies = self._up()
+        for copy in copies:
+            while copy.late:
+                copy.edit(*copy.late.pop(0))
+        for id in sorted(self._unequal):
+            for copy in copies:
+                for other in copies:
+                    other.merge(id, copy.tree(id))
+        if len(copies) == COPIES:
+            self._unequal.clear()
+
+    async def sweep(self) -> None:
+        """End what was never sealed, as the sweeper does when it is old."""
+        for id in sorted({id for copy in self.copies for id in copy.trees}):
+            tree, _ = await self._read(id)
+            for leaf in revisions.living(tree):
+                if leaf.kind is Kind.UNSEALED:
+                    with suppress(DocumentError):
+                        await self._edit(id, Edit(leaf.rev, Kind.RESOLVE, ""))
+
+    # What a client of the cluster does
+
+    async def _get(self, id: str) -> Document | None:
+        for leaf in revisions.visible(await self._settled(id)):
+            return _document(id, leaf)
+        return None
+
+    async def _put(self, doc: Document, body: bytes) -> Document:
+        by = self._token()
+        edit = Edit(doc.rev, Kind.PUT, by, body)
+        rev = await (self._create(doc.id, edit) if doc.rev is None else self._edit(doc.id, edit))
+        return Document(doc.id, doc.data, rev or await self._claim(doc.id, by))
+
+    async def _create_once(self, doc: Document, body: bytes) -> Document:
+        by = self._token()
+        acknowledged = await self._create(doc.id, Edit(None, Kind.UNSEALED, by, body))
+        tree = await self._read_back(doc.id)
+        own, others = _own_and_others(tree, by)
+        if acknowledged is None or others or not own:
+            await self._withdraw(doc.id, by)
+            if others:
+                raise Conflict(doc.id, "somebody else creates it")
+            raise Unavailable(doc.id, "no majority has taken it")
+        seal = self._token()
+        try:
+            rev = await self._edit(doc.id, Edit(acknowledged, Kind.PUT, seal, body))
+        except Unavailable as error:
+            raise Unknown(doc.id, "it was not sealed") from error
+        return Document(doc.id, doc.data, rev or await self._claim(doc.id, seal))
+
+    async def _create(self, id: str, edit: Edit) -> str | None:
+        """As `_edit`, for an edit of no revision, which only a document that lives may refuse."""
+        for _ in range(ROUNDS):
+            try:
+                return await self._edit(id, edit)
+            except Conflict:
+                if revisions.living(await self._settled(id)):
+                    raise
+            await self._wait()
+        raise Unavailable(id, "copies that are behind refused it")
+
+    async def _claim(self, id: str, by: str) -> str:
+        """After no clear answer: find out whether the revision by ``by`` stands. Return it, or raise."""
+        for round in range(ROUNDS):
+            tree, clean = await self._read_back_fully(id)
+            own = [revision for revision in tree.values() if revision.by == by and revision.kind is not Kind.WITHDRAW]
+            if not own:
+                break  # It may be on its way, or on a copy that is away.
+            tips = [leaf for leaf in revisions.leaves(tree) if revisions.descends(tree, leaf, {o.rev for o in own})]
+            rivals = [leaf for leaf in revisions.visible(tree) if leaf not in tips]
+            alive = [tip for tip in tips if not tip.kind.deleted]
+            deletes = own[0].kind is Kind.DELETE
+            if not alive and not deletes and all(tip.kind in (Kind.WITHDRAW, Kind.RESOLVE) for tip in tips):
+                if self._merge is None or all(tip.kind is Kind.WITHDRAW for tip in tips):
+                    raise Conflict(id, "another write was faster")
+                break
+            if not rivals:
+                if clean:
+                    # A majority has ours, so that no other on the same parent can be acknowledged any more.
+                    if revisions.uncontested(tree, own):
+                        return max(own, key=lambda revision: revision.order).rev
+                    break
+            elif deletes:
+                raise Conflict(id, "the document was changed")
+            elif alive:
+                if rivals[0].order > alive[0].order:
+                    await self._try(id, (Edit(tip.rev, Kind.WITHDRAW, by) for tip in alive if tip in own))
+                elif round >= PATIENCE:
+                    # The rival's writer does not give way, so perhaps it was acknowledged: let it win, then withdraw.
+                    await self._try(id, [Edit(rivals[0].rev, Kind.PUT, "", rivals[0].body)])
+            await self._wait()
+        raise Unknown(id, "the write may have happened")
+
+    async def _withdraw(self, id: str, by: str) -> None:
+        """End our unsealed revisions. Raises Unknown if that cannot be made sure."""
+        for _ in range(ROUNDS):
+            tree = await self._read_back(id)
+            own, _ = _own_and_others(tree, by)
+            if not own:
+                if any(revision.by == by for revision in tree.values()):
+                    return
+                break
+            await self._try(id, (Edit(leaf.rev, Kind.WITHDRAW, by) for leaf in own))
+            await self._wait()
+        raise Unknown(id, "it may still lie there unsealed")
+
+    async def _settled(self, id: str) -> Tree:
+        """The tree as a majority has it, with at most one branch to see."""
+        for round in range(ROUNDS + PATIENCE):
+            tree, _ = await self._read(id)
+            seen = revisions.visible(tree)
+            if len(seen) <= 1:
+                await self._try(id, (Edit(leaf.rev, Kind.RESOLVE, "") for leaf in revisions.echoes(tree)))
+                return tree
+            # Writers that were not acknowledged end their branches themselves; one that died does not.
+            if round >= ROUNDS:
+                await self._resolve(id, seen)
+            await self._wait()
+        raise Unavailable(id, "concurrent writes are not settled yet")
+
+    async def _resolve(self, id: str, seen: list[Revision]) -> None:
+        winner, *losers = seen
+        if self._merge is not None:
+            body = rules.encode(self._merge([_document(id, leaf) for leaf in seen]))
+            if body != winner.body:
+                try:
+                    if await self._edit(id, Edit(winner.rev, Kind.PUT, "", body)) is None:
+                        return
+                except DocumentError:
+                    return
+        await self._try(id, (Edit(leaf.rev, Kind.RESOLVE, "") for leaf in losers))
+
+    async def _try(self, id: str, edits: Iterable[Edit]) -> None:
+        """Send edits whose outcome is read afterwards."""
+        for edit in edits:
+            with suppress(DocumentError):
+                await self._edit(id, edit)
+
+    async def _read_back(self, id: str) -> Tree:
+        tree, _ = await self._read_back_fully(id)
+        return tree
+
+    async def _read_back_fully(self, id: str) -> tuple[Tree, bool]:
+        try:
+            return await self._read(id)
+        except Unavailable as error:
+            raise Unknown(id, "no majority to ask what happened") from error
+
+    # What a coordinator does
+
+    async def _edit(self, id: str, edit: Edit) -> str | None:
+        """Send an edit to all copies. The revision: 201. None: 202, or nobody knows. Raises Conflict, Unavailable."""
+        await self._turn(id)
+        waiting = self._shuffled()
+        if not waiting:
+            raise Unavailable(id, "no copy can be reached")
+        self._unequal.add(id)
+        dies = self.random.randrange(len(waiting) + 1) if self._chance(self.faults.lost) else None
+        made: list[str] = []
+        late = False
+        alive = False
+        try:
+            while waiting and len(waiting) != dies:
+                await self._hop()
+                copy = waiting.pop()
+                if copy not in self._up():
+                    late = True
+                elif self._chance(self.faults.late):
+                    copy.late.append((id, edit))
+                    late = True
+                elif (rev := copy.edit(id, edit)) is not None:
+                    made.append(rev)
+                    if made.count(rev) >= QUORUM:
+                        break
+            alive = dies is None
+        finally:
+            for copy in waiting:
+                if alive or self._chance(0.5):
+                    copy.late.append((id, edit))
+        if dies is not None:
+            return None
+        for rev in made:
+            if made.count(rev) >= QUORUM:
+                return rev
+        if not made and not late:
+            raise Conflict(id, "the document exists" if edit.parent is None else "the document was changed or deleted")
+        return None
+
+    async def _read(self, id: str) -> tuple[Tree, bool]:
+        """Ask a majority for all leaves. If copies differ, tell each what the others have before answering.
+
+        Also tells whether the first two copies agreed: then nothing else can be acknowledged on what they closed.
+        """
+        await self._turn(id)
+        asked: list[Copy] = []
+        trees: list[Tree] = []
+        for copy in self._shuffled():
+            await self._hop()
+            if copy in self._up():
+                asked.append(copy)
+                trees.append(copy.tree(id))
+            if len(trees) == QUORUM and revisions.leaves(trees[0]) == revisions.leaves(trees[1]):
+                return trees[0], True
+        merged: Tree = {}
+        for tree in trees:
+            merged.update(tree)
+        told = 0
+        for copy in asked:
+            await self._hop()
+            if copy in self._up():
+                copy.merge(id, merged)
+                told += 1
+        if told < QUORUM:
+            raise Unavailable(id, "no majority can be reached")
+        return merged, False
+
+    async def _follow(self, copy: Copy, position: int) -> AsyncGenerator[Change, None]:
+        number = self.copies.index(copy)
+        while not self._closed:
+            news = copy.news
+            end = len(copy.log)
+            ids = list(dict.fromkeys(copy.log[position:end]))
+            self.random.shuffle(ids)
+            for count, id in enumerate(ids, 1):
+                # Who goes on from the middle gets them all again: they have no order.
+                reached = end if count == len(ids) else position
+                yield Change(f"{number}-{reached}", id, not revisions.visible(copy.trees[id]))
+            position = end
+            await anyio.lowlevel.checkpoint()
+            if news is copy.news:
+                await news.wait()
+        raise anyio.ClosedResourceError
+
+    async def _turn(self, id: str) -> None:
+        """The beginning of every request: time passes, and copies catch up with some of what they lack."""
+        await self._hop()
+        if self._closed:
+            raise anyio.ClosedResourceError
+        copies = self._up()
+        for copy in copies:
+            while copy.late and not self._chance(self.faults.lag):
+                copy.edit(*copy.late.pop(self.random.randrange(len(copy.late))))
+        if len(copies) > 1 and self._unequal and not self._chance(self.faults.lag):
+            source, target = self.random.sample(copies, 2)
+            unequal = self.random.choice(sorted(self._unequal))
+            target.merge(unequal, source.tree(unequal))
+        if self._chance(self.faults.refused):
+            raise Unavailable(id, "the coordinator refused")
+
+    async def _hop(self) -> None:
+        """A message on its way."""
+        for _ in range(self.random.randint(1, 3)):
+            await anyio.lowlevel.checkpoint()
+
+    async def _wait(self) -> None:
+        """Jitter, before one looks again."""
+        for _ in range(self.random.randint(1, 20)):
+            await anyio.lowlevel.checkpoint()
+
+    def _chance(self, chance: float) -> bool:
+        return chance > 0 and self.random.random() < chance
+
+    def _up(self) -> list[Copy]:
+        return [copy for number, copy in enumerate(self.copies) if number not in self.down]
+
+    def _shuffled(self) -> list[Copy]:
+        copies = self._up()
+        self.random.shuffle(copies)
+        return copies
+
+    def _any(self, id: str) -> Copy:
+        copies = self._up()
+        if not copies:
+            raise Unavailable(id, "no copy can be reached")
+        return self.random.choice(copies)
+
+    def _token(self) -> str:
+        return f"{self.random.getrandbits(96):024x}"
+
+
+def _check(doc: Document) -> bytes:
+    rules.check_id(doc.id)
+    return rules.encode(doc.data)
+
+
+def _document(id: str, revision: Revision) -> Document:
+    return Document(id, rules.decode(revision.body), revision.rev)
+
+
+def _own_and_others(tree: Tree, by: str) -> tuple[list[Revision], list[Revision]]:
+    alive = revisions.living(tree)
+    return [leaf for leaf in alive if leaf.by == by], [leaf for leaf in alive if leaf.by != by]
