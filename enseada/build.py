@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from enseada.app import Registry
+    from enseada.auth.policy import Authorizer
     from enseada.config import Settings
     from enseada.storage.blobs.base import BlobStore
     from enseada.storage.documents.base import DocumentStore
@@ -119,10 +120,12 @@ async def open_data(settings: Settings) -> AsyncIterator[Opened]:
                 await documents.aclose()
 
 
-async def open_registry(settings: Settings, documents: DocumentStore, store: BlobStore) -> Opened:
+async def open_registry(
+    settings: Settings, documents: DocumentStore, store: BlobStore, authorizer: Authorizer | None = None
+) -> Opened:
     """Put a registry together over stores that are open; makes ``admin`` and the keys at the first start.
 
-    Raises what ``documents`` raises.
+    ``authorizer``: who may do what; None: as the settings say. Raises what ``documents`` raises.
     """
     from enseada.app import Registry
     from enseada.auth.accounts import Accounts
@@ -140,7 +143,8 @@ async def open_registry(settings: Settings, documents: DocumentStore, store: Blo
     made = await accounts.ensure_admin(None if given is None else given.value)
     signer = await TokenSigner.load(documents, settings.token_service)
     authenticator = Authenticator(accounts, signer)
-    authorizer = Authorizer(settings.anonymous)
+    if authorizer is None:
+        authorizer = Authorizer(settings.anonymous)
     blobs = Blobs(documents, store)
     policy = UploadPolicy(
         save_bytes=settings.save_bytes,

@@ -7,7 +7,7 @@ another name has, or bring the whole blob by itself.
 from __future__ import annotations
 
 import secrets
-from contextlib import contextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from enseada.auth.policy import Action, image
@@ -18,7 +18,7 @@ from enseada.formats.oci_common import (
     reply,
     repository_document,
 )
-from enseada.http import RegistryError
+from enseada.http import RegistryError, unavailable
 from enseada.protocols.digests import OCI_ALGORITHMS
 from enseada.protocols.oci import errors, names, session
 from enseada.protocols.oci.session import Session
@@ -26,7 +26,7 @@ from enseada.protocols.oci.upload import Input, format_range, parse_content_rang
 from enseada.storage.documents.base import prefix_range
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator
 
     from enseada.auth.policy import Authorizer, Subject
     from enseada.blobs import Blob
@@ -77,14 +77,17 @@ class UploadHandlers:
     async def append(self, request: Request, params: Params, subject: Subject) -> Response:
         """PATCH: the next bytes."""
         upload_session = self._session(params)
-        with self._located(request, params):
+        async with self._located(request, upload_session):
             span = parse_content_range(request.headers.get("content-range"))
             async with self._stores.uploads.open(
                 upload_session, Input.PATCH, span=span, length=request.body.length
             ) as upload:
                 await upload.receive(request.body)
-                offset = upload.machine.offset
-        return self._accepted(request, upload_session, offset)
+                received = upload.machine.offset
+        if upload.machine.offset != received:
+            # The session is sound, and shorter than the client would take it for after a 202.
+            raise unavailable(f"only {upload.machine.offset} of {received} bytes could be stored")
+        return self._accepted(request, upload_session, received)
 
     async def finish(self, request: Request, params: Params, subject: Subject) -> Response:
         """PUT: the last bytes, if any, and the digest of all."""
@@ -94,9 +97,10 @@ class UploadHandlers:
             raise errors.error("DIGEST_INVALID", "the digest parameter is missing")
         digest = names.check_digest(wanted)
         name = params["name"]
-        if await self._stores.uploads.finished(upload_session) == wanted:
+        done = await self._stores.uploads.finished(upload_session)
+        if done == wanted and await self._stores.documents.get(link_id(name, digest)) is not None:
             return self._created(request, name, digest)  # the answer to an earlier PUT was lost
-        with self._located(request, params):
+        async with self._located(request, upload_session):
             span = parse_content_range(request.headers.get("content-range"))
             async with self._stores.uploads.open(
                 upload_session, Input.PUT, span=span, length=request.body.length, algorithm=digest.algorithm
@@ -156,15 +160,17 @@ class UploadHandlers:
             raise errors.error("BLOB_UPLOAD_UNKNOWN", "no upload to this name has that id")
         return found
 
-    @contextmanager
-    def _located(self, request: Request, params: Params) -> Iterator[None]:
-        """A refusal that tells where the session is also tells its address, as every answer about a session does."""
+    @asynccontextmanager
+    async def _located(self, request: Request, upload_session: Session) -> AsyncIterator[None]:
+        """A 416 tells where the session is, and its address, whatever was wrong with the range."""
         try:
             yield
         except RegistryError as failure:
             if failure.status == 416:
-                location = f"/v2/{params['name']}/blobs/uploads/{params['upload']}"
-                failure.headers.append(("Location", request.reference(location)))
+                told = {name for name, _ in failure.headers}
+                offset = 0 if "Range" in told else await self._stores.uploads.offset(upload_session)
+                fields = self._fields(request, upload_session, offset)
+                failure.headers += [(name, value) for name, value in fields if name not in told]
             raise
 
     def _fields(self, request: Request, upload_session: Session, offset: int) -> list[tuple[str, str]]:
