@@ -159,21 +159,18 @@ class Accounts:
             document = await self._documents.get(document_id(known)) if known is not None else None
             account = None if document is None else _read(document)
             rev = "" if document is None else document.rev or ""
-            usable = account is not None and not account.disabled and account.password is not None
             digest = self._digest(name if known is None else known, rev, secret)
-            if self._remembers(digest):
-                right = True
-            else:
-                stored = account.password if usable and account is not None else None
-                right = await self._verify_once(digest, secret, stored or self._dummy)
-                if not right:
+            if not self._remembers(digest):
+                # A disabled account's password is not looked at, lest it be remembered and answered faster.
+                stored = None if account is None or account.disabled else account.password
+                if not await self._verify_once(digest, secret, stored or self._dummy):
                     return None
                 # It took a while: what was right then may be a changed or disabled account by now.
                 newer = await self._documents.get(document_id(known)) if known is not None else None
                 if newer is None or newer.rev != rev:
                     continue
                 self._remember(digest)
-            return _subject(account) if account is not None and right else None
+            return None if account is None else _subject(account)
 
     def _digest(self, name: str, rev: str, secret: bytes) -> bytes:
         """Names a secret without holding it: useless outside this process, and void once the account's revision is."""
