@@ -175,7 +175,7 @@ class Accounts:
     def _digest(self, name: str, rev: str, secret: bytes) -> bytes:
         """Names a secret without holding it: useless outside this process, and void once the account's revision is."""
         keyed = hashlib.blake2b(key=self._key, digest_size=32)
-        for part in (name.encode("utf-8", "surrogateescape"), rev.encode(), secret):
+        for part in (name.encode("utf-8", "surrogatepass"), rev.encode(), secret):
             keyed.update(len(part).to_bytes(4, "big"))
             keyed.update(part)
         return keyed.digest()

@@ -174,7 +174,7 @@ class TokenSigner:
         if len(token) > MAX_TOKEN_LENGTH:
             raise TokenInvalid("the token is too long")
         # A digest stands for the token, so that what is remembered is small and is no token.
-        digest = hashlib.sha256(f"{kind}:{token}".encode("utf-8", "surrogateescape")).digest()
+        digest = hashlib.sha256(f"{kind}:{token}".encode("utf-8", "surrogatepass")).digest()
         claims = self._verified.get(digest)
         if claims is None:
             claims = self._verify(token, now, kind)

@@ -106,6 +106,7 @@ def test_a_token_has_its_time() -> None:
         ("", "malformed"),
         ("a.b.c", "malformed"),
         ("\udcff", "malformed"),
+        ("\ud800.a.b", "malformed"),
         ("x" * (module.MAX_TOKEN_LENGTH + 1), "too long"),
     ],
 )  # fmt: skip
