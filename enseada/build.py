@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import fcntl
-import logging
 import os
 import secrets
 import time
@@ -15,7 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import trio
+import anyio
 
 from enseada.storage.documents.base import Conflict, Document, Unknown
 
@@ -29,23 +28,14 @@ if TYPE_CHECKING:
     from enseada.storage.blobs.base import BlobStore
     from enseada.storage.documents.base import DocumentStore
 
-_log = logging.getLogger(__name__)
-
 UPLOAD_SECRET_ID = "secret:uploads"
 _SECRET_BYTES = 32
+CLOSE_TIMEOUT = 30.0
+"""Seconds for closing a store behind a shield: it may have to wait for the disk."""
 
 
 class StartError(Exception):
     """Why it cannot start: a sentence for people that says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """What a start made: the printable addresses, the data folder, and the password of ``admin`` if one was made."""
-
-    addresses: list[str]
-    data: Path
-    admin_password: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,39 +44,6 @@ class Opened:
 
     registry: Registry
     admin_password: str | None
-
-
-async def serve(
-    settings: Settings,
-    *,
-    shutdown: trio.Event,
-    task_status: trio.TaskStatus[Started] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serve until ``shutdown`` is set, then end gracefully; reports `Started`. Raises StartError.
-
-    Cancelled: requests are cancelled, uploads under way are saved, and everything is closed.
-    """
-    from enseada.logs import log_exchange
-    from enseada.server import ListenError, open_listeners, serve_listeners
-
-    async with open_data(settings) as opened, opened.registry.running(), trio.open_nursery() as nursery:
-        try:
-            listeners = await open_listeners(settings.listen)
-        except ListenError as reason:
-            raise StartError(str(reason)) from reason
-        await nursery.start(
-            lambda *, task_status: serve_listeners(
-                opened.registry,
-                listeners,
-                limits=settings.limits,
-                grace=settings.grace,
-                shutdown=shutdown,
-                on_exchange=log_exchange,
-                task_status=task_status,
-            )
-        )
-        addresses = [listener.address for listener in listeners]
-        task_status.started(Started(addresses, settings.data.absolute(), opened.admin_password))
 
 
 @asynccontextmanager
@@ -113,10 +70,10 @@ async def open_data(settings: Settings) -> AsyncIterator[Opened]:
             try:
                 yield await open_registry(settings, documents, store)
             finally:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + settings.grace):
+                with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
                     await store.aclose()
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + settings.grace):
+            with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
                 await documents.aclose()
 
 

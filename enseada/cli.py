@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     import trio
 
-    from enseada.build import Started
     from enseada.config import Setting, Settings
+    from enseada.serving import Started
 
 COULD_NOT_START = 1
 WRONG_SETTINGS = 2
@@ -38,7 +38,7 @@ log = logging.getLogger("enseada.cli")
 
 
 class Serve(Protocol):
-    """`enseada.build.serve`: serves until ``shutdown``, reports `Started`, raises StartError."""
+    """`enseada.serving.serve`: serves until ``shutdown``, reports `Started`, raises StartError."""
 
     async def __call__(
         self, settings: Settings, *, shutdown: trio.Event, task_status: trio.TaskStatus[Started]
@@ -123,9 +123,9 @@ def config(file: Path | None, others: tuple[str, ...], **flags: Any) -> None:
 def serve(file: Path | None, others: tuple[str, ...], **flags: Any) -> None:
     """Serve until SIGTERM or ctrl-C; a second one ends at once."""
     settings = _load(file, others, flags).settings
-    from enseada import build
+    from enseada import serving
 
-    sys.exit(run(settings, build.serve))
+    sys.exit(run(settings, serving.serve))
 
 
 def run(settings: Settings, serve: Serve) -> int:

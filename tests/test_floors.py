@@ -28,6 +28,7 @@ FLOORS: Mapping[str, int] = {
     "enseada.storage": 1,
     "enseada.blobs": 2,
     "enseada.ingest": 2,
+    "enseada.upload": 2,
     "enseada.uploads": 2,
     "enseada.auth": 2,
     "enseada.events": 2,
@@ -37,18 +38,22 @@ FLOORS: Mapping[str, int] = {
     "enseada.app": 4,
     "enseada.transport": 5,
     "enseada.connection": 5,
+    "enseada.requestbody": 5,
     "enseada.wire": 5,
     "enseada.server": 5,
     "enseada.websocket": 5,
     "enseada.asgiapp": 5,
     "enseada.build": 6,
+    "enseada.serving": 6,
     "enseada.cli": 6,
     "enseada.__main__": 6,
 }
 """The floor of a module, or of a package and all that it holds. The package `enseada` itself is a façade: it imports
 nothing when it is imported, and looks its public names up, wherever they are, when they are asked for."""
 
-MAY_IMPORT_TRIO = ("enseada.transport", "enseada.connection", "enseada.server", "enseada.websocket", "enseada.cli")
+MAY_IMPORT_TRIO = tuple(
+    f"enseada.{name}" for name in ("transport", "connection", "server", "websocket", "serving", "cli")
+)
 TRIO = ("trio", "trio_websocket", "trio_typing", "outcome")
 
 PURE_MAY_USE = ("enseada.http", "enseada.limits", "enseada.protocols")

@@ -63,7 +63,7 @@ class DocumentStore(Protocol):
     """
 
     async def get(self, id: str) -> Document | None:
-        """The document as a majority has it: a read begun after a write was acknowledged sees it. Raises Unavailable."""
+        """The document as a majority has it. A read begun after a write was acknowledged sees it. Raises Unavailable."""
         ...
 
     async def get_many(self, ids: Sequence[str]) -> Sequence[Document | None]:
@@ -78,7 +78,7 @@ class DocumentStore(Protocol):
         ...
 
     async def put_many(self, docs: Sequence[Document]) -> Sequence[Document | DocumentError]:
-        """As `put` for each; not atomic. Returns in order what `put` would have returned or raised; never raises itself."""
+        """As `put` for each; not atomic. Returns in order what `put` would have returned or raised, and raises nothing."""
         ...
 
     async def put_in_order(self, docs: Sequence[Document]) -> Sequence[Document]:
@@ -98,21 +98,19 @@ class DocumentStore(Protocol):
         ...
 
     async def delete(self, doc: Document) -> None:
-        """Delete the revision that ``doc`` carries. Raises Conflict (also when it is gone already), Unavailable, Unknown."""
+        """Delete the revision that ``doc`` carries. Raises Conflict (also if it is gone), Unavailable, Unknown."""
         ...
 
     async def leaves(self, id: str) -> Sequence[Document]:
-        """All living revisions of the document that conflicting writes left, asked of a majority; [] if there is none."""
+        """All living revisions that conflicting writes left, asked of a majority; [] if there is none."""
         ...
 
-    async def scan(
-        self, start: str, stop: str, limit: int, *, descending: bool = False
-    ) -> Sequence[Document]:
-        """At most ``limit`` documents with start <= id < stop, in the order of ids' bytes. May lag: it decides nothing."""
+    async def scan(self, start: str, stop: str, limit: int, *, descending: bool = False) -> Sequence[Document]:
+        """At most ``limit`` documents with start <= id < stop, ordered by ids' bytes. May lag: it decides nothing."""
         ...
 
     def changes(self, since: str) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
-        """Changes after ``since`` ("": from the beginning; "now": from now on), without end. A hint, never the truth."""
+        """Changes after ``since`` ("": the beginning; "now": from now on), without end. A hint, never the truth."""
         ...
 
     async def aclose(self) -> None:

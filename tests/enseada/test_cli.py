@@ -19,8 +19,9 @@ import trio
 from click.testing import CliRunner, Result
 
 from enseada import __version__, cli
-from enseada.build import Started, StartError
+from enseada.build import StartError
 from enseada.config import SETTINGS, Settings, load
+from enseada.serving import Started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
