@@ -63,7 +63,7 @@ class DocumentStore(Protocol):
     """
 
     async def get(self, id: str) -> Document | None:
-        """The document as a majority has it. A read begun after a write was acknowledged sees it. Raises Unavailable."""
+        """The document as a majority has it: whoever asks after a write was acknowledged sees it. Raises Unavailable."""
         ...
 
     async def get_many(self, ids: Sequence[str]) -> Sequence[Document | None]:
@@ -78,7 +78,7 @@ class DocumentStore(Protocol):
         ...
 
     async def put_many(self, docs: Sequence[Document]) -> Sequence[Document | DocumentError]:
-        """As `put` for each; not atomic. Returns in order what `put` would have returned or raised, and raises nothing."""
+        """As `put` for each, not atomic. Returns in order what `put` would have returned or raised; raises nothing."""
         ...
 
     async def put_in_order(self, docs: Sequence[Document]) -> Sequence[Document]:
