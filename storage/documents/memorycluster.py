@@ -38,6 +38,8 @@ QUORUM = 2
 """Copies that make a majority: for reading (r) and for writing (w)."""
 ROUNDS = 12
 """Times that one looks again at branches that others are about to end."""
+READ_ROUNDS = 100
+"""Times that a reader looks again at branches, as long as they change."""
 PATIENCE = 6
 """Rounds after which a rival that stays is taken for an acknowledged one."""
 
@@ -296,30 +298,38 @@ class ClusterMemoryStore(Failing):
 
     async def _claim(self, id: str, by: str) -> str:
         """After no clear answer: find out whether the revision by ``by`` stands. Return it, or raise."""
+        yielding = False
         for round in range(ROUNDS):
             tree, clean = await self._read_back_fully(id)
             own = [revision for revision in tree.values() if revision.by == by and revision.kind is not Kind.WITHDRAW]
             if not own:
-                break  # It may be on its way, or on a copy that is away.
+                await self._wait()
+                continue  # It may be on its way, or on a copy that is away.
             tips = [leaf for leaf in revisions.leaves(tree) if revisions.descends(tree, leaf, {o.rev for o in own})]
             rivals = [leaf for leaf in revisions.visible(tree) if leaf not in tips]
             alive = [tip for tip in tips if not tip.kind.deleted]
             deletes = own[0].kind is Kind.DELETE
             if not alive and not deletes and all(tip.kind in (Kind.WITHDRAW, Kind.RESOLVE) for tip in tips):
-                if self._merge is None or all(tip.kind is Kind.WITHDRAW for tip in tips):
+                if all(tip.kind is Kind.WITHDRAW for tip in tips):
                     raise Conflict(id, "another write was faster")
-                break
+                if self._merge is None and own[0].by != own[0].life:
+                    raise Conflict(id, "another write was faster")
+                break  # Ended by others, who have united it with theirs, or who cannot end what comes late.
             if not rivals:
                 if clean:
                     # A majority has ours, so that no other on the same parent can be acknowledged any more.
-                    if revisions.uncontested(tree, own):
+                    if revisions.uncontested(tree, own) and not yielding:
                         return max(own, key=lambda revision: revision.order).rev
                     break
             elif deletes:
                 raise Conflict(id, "the document was changed")
-            elif alive:
+            elif alive and all(tip in own for tip in alive):
                 if rivals[0].order > alive[0].order:
-                    await self._try(id, (Edit(tip.rev, Kind.WITHDRAW, by) for tip in alive if tip in own))
+                    yielding = True
+                    await self._try(id, (Edit(tip.rev, Kind.WITHDRAW, by) for tip in alive))
+                elif not revisions.descends(tree, rivals[0], {o.parent for o in own}):
+                    # It lost already to what ours was built on.
+                    await self._try(id, [Edit(rivals[0].rev, Kind.RESOLVE, "")])
                 elif round >= PATIENCE:
                     # The rival's writer does not give way, so perhaps it was acknowledged: let it win, then withdraw.
                     await self._try(id, [Edit(rivals[0].rev, Kind.PUT, "", rivals[0].body)])
@@ -341,14 +351,20 @@ class ClusterMemoryStore(Failing):
 
     async def _settled(self, id: str) -> Tree:
         """The tree as a majority has it, with at most one branch to see."""
-        for round in range(ROUNDS + PATIENCE):
-            tree, _ = await self._read(id)
+        before: list[Revision] = []
+        unchanged = 0
+        for _ in range(READ_ROUNDS):
+            tree, clean = await self._read(id)
             seen = revisions.visible(tree)
             if len(seen) <= 1:
+                if not clean:
+                    continue  # While we read, another may have been acknowledged on a copy that was read before.
                 await self._try(id, (Edit(leaf.rev, Kind.RESOLVE, "") for leaf in revisions.echoes(tree)))
                 return tree
             # Writers that were not acknowledged end their branches themselves; one that died does not.
-            if round >= ROUNDS:
+            unchanged = unchanged + 1 if seen == before else 0
+            before = seen
+            if unchanged >= ROUNDS:
                 await self._resolve(id, seen)
             await self._wait()
         raise Unavailable(id, "concurrent writes are not settled yet")
@@ -377,7 +393,7 @@ class ClusterMemoryStore(Failing):
 
     async def _read_back_fully(self, id: str) -> tuple[Tree, bool]:
         try:
-            return await self._read(id)
+            return await self._read(id, everywhere=True)
         except Unavailable as error:
             raise Unknown(id, "no majority to ask what happened") from error
 
@@ -421,10 +437,10 @@ class ClusterMemoryStore(Failing):
             raise Conflict(id, "the document exists" if edit.parent is None else "the document was changed or deleted")
         return None
 
-    async def _read(self, id: str) -> tuple[Tree, bool]:
-        """Ask a majority for all leaves. If copies differ, tell each what the others have before answering.
+    async def _read(self, id: str, *, everywhere: bool = False) -> tuple[Tree, bool]:
+        """Ask a majority for all leaves, or all that can be reached. If they differ, tell each what the others have.
 
-        Also tells whether the first two copies agreed: then nothing else can be acknowledged on what they closed.
+        Also tells whether they agreed. Then nothing else was or will be acknowledged on what they all have closed.
         """
         await self._turn(id)
         asked: list[Copy] = []
@@ -434,8 +450,10 @@ class ClusterMemoryStore(Failing):
             if copy in self._up():
                 asked.append(copy)
                 trees.append(copy.tree(id))
-            if len(trees) == QUORUM and revisions.leaves(trees[0]) == revisions.leaves(trees[1]):
+            if len(trees) == QUORUM and not everywhere and _agree(trees):
                 return trees[0], True
+        if len(trees) >= QUORUM and _agree(trees):
+            return trees[0], True
         merged: Tree = {}
         for tree in trees:
             merged.update(tree)
@@ -520,6 +538,10 @@ def _check(doc: Document) -> bytes:
 
 def _document(id: str, revision: Revision) -> Document:
     return Document(id, rules.decode(revision.body), revision.rev)
+
+
+def _agree(trees: list[Tree]) -> bool:
+    return all(revisions.leaves(tree) == revisions.leaves(trees[0]) for tree in trees)
 
 
 def _own_and_others(tree: Tree, by: str) -> tuple[list[Revision], list[Revision]]:

@@ -81,16 +81,21 @@ def leaves(tree: Tree) -> list[Revision]:
 
 
 def is_echo(tree: Tree, made: Revision) -> bool:
-    """Whether a creation is one that went on elsewhere.
+    """Whether a creation is one that went on, or was withdrawn, elsewhere.
 
-    A creation names no revision. A copy that has a tombstone which the others do not have builds on that one, so it
-    makes another revision than they do; once the document went on from theirs, this one is no branch of its own.
+    A creation names no revision: a copy that has a tombstone which the others do not have, or that hears of it late,
+    builds on that one, so it makes another revision of it. Once the document went on from theirs, this one is no
+    branch of its own.
     """
-    if made.by != made.life:
+    if made.by != made.life or made.kind.deleted:
         return False
-    went_on = [other for other in tree.values() if other.life == made.life and other.by != made.by]
-    went_on = [other for other in went_on if other.kind not in (Kind.WITHDRAW, Kind.RESOLVE)]
-    return bool(went_on) and all(other.parent != made.rev for other in went_on)
+    others = [other for other in tree.values() if other.life == made.life and other is not made]
+    if any(other.parent == made.rev and other.kind is not Kind.RESOLVE for other in others):
+        return False
+    return any(
+        other.kind is Kind.WITHDRAW if other.by == made.by else other.kind not in (Kind.WITHDRAW, Kind.RESOLVE)
+        for other in others
+    )
 
 
 def living(tree: Tree) -> list[Revision]:
@@ -108,14 +113,14 @@ def visible(tree: Tree) -> list[Revision]:
     return [leaf for leaf in living(tree) if leaf.kind is Kind.PUT]
 
 
-def descends(tree: Tree, leaf: Revision, ancestors: Collection[str]) -> bool:
-    """Whether ``leaf`` is one of the revisions ``ancestors`` or was built on one."""
-    step: Revision | None = leaf
-    while step is not None:
-        if step.rev in ancestors:
-            return True
-        step = tree[step.parent] if step.parent is not None else None
-    return False
+def descends(tree: Tree, leaf: Revision, ancestors: Collection[str | None]) -> bool:
+    """Whether ``leaf`` is one of the revisions ``ancestors`` or was built on one (None: on nothing)."""
+    rev: str | None = leaf.rev
+    while rev not in ancestors:
+        if rev is None:
+            return False
+        rev = tree[rev].parent
+    return True
 
 
 def uncontested(tree: Tree, own: Iterable[Revision]) -> bool:
