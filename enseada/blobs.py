@@ -82,17 +82,15 @@ class Blobs:
 
     async def is_stored(self, digest: Digest) -> Blob | None:
         """The blob with that digest if its bytes are really there, else None; for whoever is about to rely on them."""
+        cached = self._cache.get(str(digest))
+        if cached is not None and await self._has_bytes(cached):
+            return cached
+        self._cache.pop(str(digest), None)
         blob = await self.find(digest)
-        if blob is None:
-            return None
-        try:
-            size = await self.store.size(blob.key)
-        except BlobMissing:
-            size = None
-        if size == blob.size:
+        if blob is None or await self._has_bytes(blob):
             return blob
         self._cache.pop(str(digest), None)
-        _log.error("the bytes of %s are not under %s (%s bytes, not %d)", digest, blob.key, size, blob.size)
+        _log.error("the bytes of %s are not under %s, or not all %d of them", digest, blob.key, blob.size)
         return None
 
     async def publish(
@@ -115,10 +113,12 @@ class Blobs:
             known, announced, *linked = await self._documents.get_many(ids)
             docs: list[Document] = []
             visible = blob
-            stands = None if known is None else await self.is_stored(blob.digest)
-            if stands is not None:
+            stands = None if known is None else _read(blob.digest, known)
+            if stands is not None and await self._has_bytes(stands):
                 visible = stands
             else:
+                if stands is not None:
+                    _log.error("the bytes of %s are not under %s: others replace them", blob.digest, stands.key)
                 if commit is not None:
                     await commit()
                 data = {"key": blob.key, "size": blob.size}
@@ -135,6 +135,20 @@ class Blobs:
                 continue  # somebody else has just written it: look again
             return self._remember(visible)
         raise Conflict(blob.document_id, "others kept changing it")
+
+    async def remove(self, key: str) -> None:
+        """Remove committed bytes that were refused. Raises BlobUnavailable, documents' Unavailable.
+
+        Bytes that were ever announced as a blob's are not removed: they are the sweeper's.
+        """
+        if await self._documents.get(f"object:{key}") is None:
+            await self.store.delete(key)
+
+    async def _has_bytes(self, blob: Blob) -> bool:
+        try:
+            return await self.store.size(blob.key) == blob.size
+        except BlobMissing:
+            return False
 
     def _remember(self, blob: Blob) -> Blob:
         self._cache[str(blob.digest)] = blob

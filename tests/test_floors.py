@@ -29,6 +29,7 @@ FLOORS: Mapping[str, int] = {
     "enseada.blobs": 2,
     "enseada.ingest": 2,
     "enseada.upload": 2,
+    "enseada.uploaddocument": 2,
     "enseada.uploads": 2,
     "enseada.auth": 2,
     "enseada.events": 2,

@@ -257,6 +257,7 @@ async def test_bytes_that_the_store_lost_are_not_acknowledged() -> None:
     async with in_memory() as client:
         assert isinstance(client.blobs, MemoryBlobs)
         location = (await client.patch(await client.begin(NAME), CONTENT[:1000])).location
+        client.blobs.fail("flush")
         client.blobs.fail("suspend")
         answer = await client.patch(location, CONTENT[1000:])
         assert (answer.status, answer.codes) == (503, ["UNAVAILABLE"])
