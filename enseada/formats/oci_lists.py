@@ -7,12 +7,13 @@ by id before they are listed, so nothing is shown that is gone.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from enseada.auth.policy import Action, image
 from enseada.formats.oci_common import image_id, manifest_id, reply, tag_id
+from enseada.protocols.digests import Digest
 from enseada.protocols.oci import errors, names, referrers
-from enseada.protocols.oci.manifest import OCI_INDEX
+from enseada.protocols.oci.manifest import OCI_INDEX, parse
 from enseada.protocols.oci.paging import next_link, parse_count
 from enseada.storage.documents.base import prefix_range
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 MAX_PAGE = 1000
 """Entries of one page, and what a client gets that does not say how many it wants."""
+SCAN_PAGE = 200
+"""Documents read at once: with the manifests that they speak of, at most 25 MiB."""
 MAX_REFERRERS_BYTES = 4 * 1024 * 1024
 """A page of referrers: clients read an index of at most this size (distribution-spec, "Listing Referrers")."""
 
@@ -46,12 +49,14 @@ class ListHandlers:
             raise errors.error("NAME_UNKNOWN", None, {"name": name})
         start, stop = _after(tag_id(name, ""), request.param("last"))
         tags: list[str] = []
-        more = count > 0
-        while more and len(tags) <= count:
-            page = await self._stores.documents.scan(start, stop, count + 1)
-            tags += [tag.id[len(tag_id(name, "")) :] for tag in await self._living(name, page)]
-            more = len(page) > count
-            start = page[-1].id + "\0" if page else stop
+        while len(tags) <= count > 0 and start < stop:
+            page = await self._stores.documents.scan(start, stop, SCAN_PAGE)
+            manifests = await self._manifests(name, [tag.data["digest"] for tag in page])
+            for tag, manifest in zip(page, manifests, strict=True):
+                # A tag is on one life of its manifest: what was deleted and pushed again does not have it.
+                if manifest is not None and manifest.data["born"] == tag.data["born"]:
+                    tags.append(tag.id.rpartition(":")[2])
+            start = _next(page, stop)
         shown = tags[:count]
         fields = []
         if len(tags) > count > 0:
@@ -66,15 +71,13 @@ class ListHandlers:
         # A token for the catalogue names no image: what may be seen is decided by the subject's own rights.
         reader = subject.unscoped()
         images: list[str] = []
-        more = count > 0
-        while more and len(images) <= count:
-            page = await self._stores.documents.scan(start, stop, MAX_PAGE)
+        while len(images) <= count > 0 and start < stop:
+            page = await self._stores.documents.scan(start, stop, SCAN_PAGE)
             for document in page:
                 name = document.id[len(image_id("")) :]
                 if self._authorizer.decide(reader, Action.READ, image(name)).allowed:
                     images.append(name)
-            more = len(page) == MAX_PAGE
-            start = page[-1].id + "\0" if page else stop
+            start = _next(page, stop)
         shown = images[:count]
         fields = []
         if len(images) > count > 0:
@@ -88,37 +91,59 @@ class ListHandlers:
         count = max(1, parse_count(request.param("n"), MAX_PAGE))
         prefix = f"oci-referrer:{name}@{digest}@"
         start, stop = _after(prefix, request.param("last"))
-        entries: list[dict[str, object]] = []
-        size = 0
-        more = True
-        while more and len(entries) <= count and size <= MAX_REFERRERS_BYTES:
-            page = await self._stores.documents.scan(start, stop, count + 1)
-            for document in await self._living(name, page):
-                entry = document.data["entry"]
-                if wanted is None or entry.get("artifactType") == wanted:
-                    entries.append(entry)
-                    size += len(json.dumps(entry)) + 2
-            more = len(page) > count
-            start = page[-1].id + "\0" if page else stop
-        shown = _fitting(entries[:count])
+        entries: list[dict[str, Any]] = []
+        room = MAX_REFERRERS_BYTES - len(referrers.index([]))
+        more = False
+        while not more and start < stop:
+            page = await self._stores.documents.scan(start, stop, SCAN_PAGE)
+            # What refers is listed as long as it is there; whichever life of it said so, it says the same.
+            manifests = await self._manifests(name, [_digest_in(document) for document in page])
+            for document, manifest in zip(page, manifests, strict=True):
+                if manifest is None:
+                    continue
+                entry = document.data["entry"] or await self._large_entry(_digest_in(document), manifest)
+                if wanted is not None and entry.get("artifactType") != wanted:
+                    continue
+                room -= len(json.dumps(entry)) + len(", ")
+                # The first has room, whatever its size: a page must lead on.
+                if len(entries) == count or (entries and room < 0):
+                    more = True
+                    break
+                entries.append(entry)
+            start = _next(page, stop)
         fields = []
         if wanted is not None:
             fields.append(("OCI-Filters-Applied", "artifactType"))
-        if len(shown) < len(entries):
+        if more:
             path = request.reference(f"/v2/{name}/referrers/{digest}")
-            last = str(shown[-1]["digest"])
-            fields.append(("Link", next_link(path, artifactType=wanted, n=request.param("n"), last=last)))
-        return reply(200, fields, referrers.index(shown), OCI_INDEX)
+            following = next_link(path, artifactType=wanted, n=request.param("n"), last=entries[-1]["digest"])
+            fields.append(("Link", following))
+        return reply(200, fields, referrers.index(entries), OCI_INDEX)
 
-    async def _living(self, name: str, page: Sequence[Document]) -> list[Document]:
-        """Those of the documents (tags, referrers) whose manifest is there, in the life that they speak of."""
-        digests = [doc.data["digest"] if "digest" in doc.data else doc.data["entry"]["digest"] for doc in page]
-        manifests = await self._stores.documents.get_many([manifest_id(name, digest) for digest in digests])
-        return [
-            document
-            for document, manifest in zip(page, manifests, strict=True)
-            if manifest is not None and manifest.data["born"] == document.data["born"]
-        ]
+    async def _manifests(self, name: str, digests: Sequence[str]) -> list[Document | None]:
+        """The manifests of those digests, each asked for by its id, and once."""
+        ids = list(dict.fromkeys(manifest_id(name, digest) for digest in digests))
+        found = dict(zip(ids, await self._stores.documents.get_many(ids), strict=True))
+        return [found[manifest_id(name, digest)] for digest in digests]
+
+    async def _large_entry(self, digest: str, manifest: Document) -> dict[str, Any]:
+        """The entry of a manifest whose annotations were too large to be kept twice."""
+        if "content" in manifest.data:
+            content = manifest.data["content"].encode()
+        else:
+            stored = await self._stores.blobs.open(Digest.parse(digest))
+            try:
+                content = b"".join([chunk async for chunk in stored])
+            finally:
+                await stored.aclose()
+        # Its structure was counted when it was pushed.
+        parsed = parse(content, manifest.data["media_type"], values=len(content), depth=len(content))
+        return referrers.entry(parsed, Digest.parse(digest), len(content))
+
+
+def _digest_in(referrer: Document) -> str:
+    """The digest of the manifest that refers, out of the document's id."""
+    return referrer.id.rpartition("@")[2]
 
 
 def _after(prefix: str, last: str | None) -> tuple[str, str]:
@@ -127,14 +152,9 @@ def _after(prefix: str, last: str | None) -> tuple[str, str]:
     return (start if last is None else start + last + "\0"), stop
 
 
-def _fitting(entries: list[dict[str, object]]) -> list[dict[str, object]]:
-    """As many of the entries as make an index of MAX_REFERRERS_BYTES; one at least, since a page must lead on."""
-    room = MAX_REFERRERS_BYTES - len(referrers.index([]))
-    for place, entry in enumerate(entries):
-        room -= len(json.dumps(entry)) + 2
-        if room < 0:
-            return entries[: max(1, place)]
-    return entries
+def _next(page: Sequence[Document], stop: str) -> str:
+    """Where a scan goes on after ``page``; at ``stop`` if that was the last one."""
+    return page[-1].id + "\0" if len(page) == SCAN_PAGE else stop
 
 
 def _json(value: object) -> bytes:

@@ -8,8 +8,15 @@ again does not bring its old tags back.
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import secrets
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+import anyio
 
 from enseada.auth.policy import Action, image
 from enseada.blobs import Blob
@@ -25,26 +32,31 @@ from enseada.formats.oci_common import (
     repository_id,
     tag_id,
 )
+from enseada.http import unavailable
 from enseada.protocols.digests import Digest
 from enseada.protocols.http1.ranges import select
 from enseada.protocols.oci import errors, names, referrers
 from enseada.protocols.oci.manifest import Manifest, parse
-from enseada.storage.documents.base import Conflict, Document, prefix_range
+from enseada.storage.documents.base import Conflict, Document, DocumentError, prefix_range
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from enseada.auth.policy import Authorizer, Subject
     from enseada.formats.oci_common import OCIStores
     from enseada.http import Body, RegistryError, Request, Response
     from enseada.router import Params
     from enseada.storage.blobs.base import BlobWriter
+    from enseada.storage.documents.base import DocumentStore
+
+_log = logging.getLogger(__name__)
 
 INLINE_BYTES = 32 * 1024
 """A manifest up to this size lives in its document; documents stay under 64 KiB, also when JSON escapes double it."""
 MAX_TAGS = 100
 """Tags that one PUT may set."""
-_PUT_TRIES = 8
+_TRIES = 8
+"""Times that something is done again that somebody else was faster with."""
 _TAG_PAGE = 500
 
 
@@ -54,6 +66,7 @@ class ManifestHandlers:
     def __init__(self, stores: OCIStores, authorizer: Authorizer) -> None:
         self._stores = stores
         self._authorizer = authorizer
+        self._turns: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
 
     async def get(self, request: Request, params: Params, subject: Subject) -> Response:
         """GET and HEAD by tag or digest: the bytes as they were pushed, under the type with which they were."""
@@ -109,41 +122,36 @@ class ManifestHandlers:
     async def delete(self, request: Request, params: Params, subject: Subject) -> Response:
         """DELETE by tag: the tag alone; by digest: the manifest, and every tag on it."""
         name, reference = params["name"], names.check_reference(params["reference"])
-        documents = self._stores.documents
         if isinstance(reference, str):
-            await self._find(name, reference)
-            tag = await documents.get(tag_id(name, reference))
-            if tag is None:
-                raise _unknown(reference)
-            await self._delete(tag, reference)
-            return reply(202)
-        document = await self._find(name, reference)
-        await self._delete(document, str(reference))
-        # From here on the manifest is gone for everybody. What is left hangs on nothing, and shows nowhere.
-        if "subject" in document.data:
-            listed = await documents.get(referrer_id(name, Digest.parse(document.data["subject"]), reference))
-            if listed is not None and listed.data["born"] == document.data["born"]:
-                await _delete_if_unchanged(self._stores, listed)
-        start, stop = prefix_range(tag_id(name, ""))
-        while page := await documents.scan(start, stop, _TAG_PAGE):
-            for tag in page:
-                if tag.data["born"] == document.data["born"]:
-                    await _delete_if_unchanged(self._stores, tag)
-            start = page[-1].id + "\0"
+            await self._delete(lambda: self._find_tag(name, reference))
+        else:
+            document = await self._delete(lambda: self._find(name, reference))
+            await self._clean(name, reference, document)
         return reply(202)
 
     async def _find(self, name: str, reference: Digest | str) -> Document:
-        documents = self._stores.documents
         if isinstance(reference, Digest):
-            found = await documents.get(manifest_id(name, reference))
-        else:
-            tag = await documents.get(tag_id(name, reference))
-            found = None if tag is None else await documents.get(manifest_id(name, tag.data["digest"]))
-            if tag is not None and found is not None and found.data["born"] != tag.data["born"]:
-                found = None
-        if found is None:
-            raise _unknown(str(reference))
-        return found
+            found = await self._stores.documents.get(manifest_id(name, reference))
+            if found is None:
+                raise _unknown(reference)
+            return found
+        return (await self._follow(name, reference))[1]
+
+    async def _find_tag(self, name: str, tag: str) -> Document:
+        return (await self._follow(name, tag))[0]
+
+    async def _follow(self, name: str, tag: str) -> tuple[Document, Document]:
+        """The tag, and the manifest that it is on."""
+        documents = self._stores.documents
+        last = None
+        while (document := await documents.get(tag_id(name, tag))) is not None and document.rev != last:
+            found = await documents.get(manifest_id(name, document.data["digest"]))
+            if found is not None and found.data["born"] == document.data["born"]:
+                return document, found
+            # Between the two reads the tag may have been moved and what it was on deleted: only a tag that is still
+            # the same is on nothing.
+            last = document.rev
+        raise _unknown(tag)
 
     async def _check_references(self, name: str, manifest: Manifest) -> None:
         """Raise MANIFEST_BLOB_UNKNOWN unless ``name`` has all that the manifest names, save what is fetched elsewhere.
@@ -187,40 +195,47 @@ class ManifestHandlers:
     async def _publish(
         self, name: str, digest: Digest, content: bytes, manifest: Manifest, tags: Sequence[str], subject: Subject
     ) -> None:
-        """Write the documents, the manifest's after what it depends on and the tags' after it.
+        """Make the manifest and the tags visible. The last push of a tag wins."""
+        write = partial(self._write_documents, name, digest, content, manifest, tags, subject)
+        with suppress(Conflict):
+            return await write()
+        # Others write the same ones. From here on those of this process take turns, so that each gets through.
+        turn = self._turns.setdefault(name, anyio.Lock())
+        async with turn:
+            for _ in range(_TRIES):
+                with suppress(Conflict):
+                    return await write()
+        raise unavailable("others keep changing it")
 
-        Others may write the same ones at the same time: then all are read and written again, so that the last push of
-        a tag wins.
+    async def _write_documents(
+        self, name: str, digest: Digest, content: bytes, manifest: Manifest, tags: Sequence[str], subject: Subject
+    ) -> None:
+        """Write what is not there: the manifest's document after what it depends on, and the tags' after it.
+
+        Raises Conflict if somebody else has written one of them since they were read.
         """
         documents = self._stores.documents
-        for attempt in range(_PUT_TRIES):
-            tag_ids = [tag_id(name, tag) for tag in tags]
-            ids = [repository_id(name), image_id(name), manifest_id(name, digest), *tag_ids]
-            repository, image, known, *tagged = await documents.get_many(ids)
-            now = int(self._stores.clock())
-            docs: list[Document] = []
-            if repository is None:
-                docs.append(repository_document(name))
-            if image is None:
-                docs.append(Document(image_id(name), {"created": now}))
-            born = secrets.token_hex(8) if known is None else known.data["born"]
-            if known is None or known.data["media_type"] != manifest.media_type:
-                docs += await self._referrer(name, digest, len(content), manifest, born)
-                docs.append(_manifest_document(name, digest, content, manifest, born, now, known))
-            for tag, id, old in zip(tags, tag_ids, tagged, strict=True):
-                data = {"digest": str(digest), "born": born, "updated": now}
-                if old is None:
-                    docs.append(Document(id, data))
-                elif old.data["digest"] != data["digest"] or old.data["born"] != born:
-                    self._check_overwrite(name, tag, subject)
-                    docs.append(Document(id, data, old.rev))
-            try:
-                await documents.put_in_order(docs)
-            except Conflict:
-                if attempt == _PUT_TRIES - 1:
-                    raise
-                continue
-            return
+        tag_ids = [tag_id(name, tag) for tag in tags]
+        ids = [repository_id(name), image_id(name), manifest_id(name, digest), *tag_ids]
+        repository, image, known, *tagged = await documents.get_many(ids)
+        now = int(self._stores.clock())
+        docs: list[Document] = []
+        if repository is None:
+            docs.append(repository_document(name))
+        if image is None:
+            docs.append(Document(image_id(name), {"created": now}))
+        born = secrets.token_hex(8) if known is None else known.data["born"]
+        if known is None or known.data["media_type"] != manifest.media_type:
+            docs += await self._referrer(name, digest, len(content), manifest, born)
+            docs.append(_manifest_document(name, digest, content, manifest, born, now, known))
+        for tag, id, old in zip(tags, tag_ids, tagged, strict=True):
+            data = {"digest": str(digest), "born": born, "updated": now}
+            if old is None:
+                docs.append(Document(id, data))
+            elif old.data["digest"] != data["digest"] or old.data["born"] != born:
+                self._check_overwrite(name, tag, subject)
+                docs.append(Document(id, data, old.rev))
+        await documents.put_in_order(docs)
 
     def _check_overwrite(self, name: str, tag: str, subject: Subject) -> None:
         decision = self._authorizer.decide(subject, Action.OVERWRITE, image(name))
@@ -234,23 +249,44 @@ class ManifestHandlers:
             return []
         id = referrer_id(name, manifest.subject.digest, digest)
         known = await self._stores.documents.get(id)
-        entry = referrers.entry(manifest, digest, size)
+        entry: dict[str, object] | None = referrers.entry(manifest, digest, size)
+        if len(json.dumps(entry)) > INLINE_BYTES:
+            entry = None  # its annotations are as large as a manifest may be: lists read them there
         return [Document(id, {"born": born, "entry": entry}, None if known is None else known.rev)]
 
-    async def _delete(self, document: Document, reference: str) -> None:
+    async def _delete(self, find: Callable[[], Awaitable[Document]]) -> Document:
+        """Delete what ``find`` finds, also if it is changed meanwhile; return what was deleted."""
+        for _ in range(_TRIES):
+            document = await find()
+            with suppress(Conflict):
+                await self._stores.documents.delete(document)
+                return document
+        raise unavailable("others keep changing it")
+
+    async def _clean(self, name: str, digest: Digest, document: Document) -> None:
+        """Remove what hung on a manifest that is deleted. It shows nowhere any more, so what cannot be removed stays.
+
+        What belongs to another life of the manifest is left alone.
+        """
+        documents = self._stores.documents
         try:
-            await self._stores.documents.delete(document)
-        except Conflict:
-            if await self._stores.documents.get(document.id) is None:
-                raise _unknown(reference) from None  # another delete was first
-            raise
+            if "subject" in document.data:
+                listed = await documents.get(referrer_id(name, Digest.parse(document.data["subject"]), digest))
+                if listed is not None and listed.data["born"] == document.data["born"]:
+                    await _delete_if_unchanged(documents, listed)
+            start, stop = prefix_range(tag_id(name, ""))
+            while page := await documents.scan(start, stop, _TAG_PAGE):
+                for tag in page:
+                    if tag.data["born"] == document.data["born"]:
+                        await _delete_if_unchanged(documents, tag)
+                start = page[-1].id + "\0"
+        except DocumentError as reason:
+            _log.warning("what hung on %s stays for now: %s", document.id, reason)
 
 
-async def _delete_if_unchanged(stores: OCIStores, document: Document) -> None:
-    try:
-        await stores.documents.delete(document)
-    except Conflict:
-        return  # somebody has just moved or deleted it: it is theirs
+async def _delete_if_unchanged(documents: DocumentStore, document: Document) -> None:
+    with suppress(Conflict):  # somebody has just moved or deleted it: it is theirs
+        await documents.delete(document)
 
 
 async def _read(body: Body, limit: int) -> bytes:
@@ -297,5 +333,5 @@ def _manifest_document(
     return Document(manifest_id(name, digest), data, None if known is None else known.rev)
 
 
-def _unknown(reference: str) -> RegistryError:
-    return errors.error("MANIFEST_UNKNOWN", None, {"reference": reference})
+def _unknown(reference: Digest | str) -> RegistryError:
+    return errors.error("MANIFEST_UNKNOWN", None, {"reference": str(reference)})

@@ -18,7 +18,7 @@ from enseada.formats.oci_common import (
     reply,
     repository_document,
 )
-from enseada.http import RegistryError, unavailable
+from enseada.http import RegistryError
 from enseada.protocols.digests import OCI_ALGORITHMS
 from enseada.protocols.oci import errors, names, session
 from enseada.protocols.oci.session import Session
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from enseada.protocols.digests import Digest
     from enseada.router import Params
     from enseada.storage.documents.base import Document
-    from enseada.uploads import Upload
+    from enseada.upload import Upload
 
 MOUNT_CANDIDATES = 100
 """Names that are looked at for a mount that does not say from where."""
@@ -83,11 +83,8 @@ class UploadHandlers:
                 upload_session, Input.PATCH, span=span, length=request.body.length
             ) as upload:
                 await upload.receive(request.body)
-                received = upload.machine.offset
-        if upload.machine.offset != received:
-            # The session is sound, and shorter than the client would take it for after a 202.
-            raise unavailable(f"only {upload.machine.offset} of {received} bytes could be stored")
-        return self._accepted(request, upload_session, received)
+                offset = upload.machine.offset
+        return self._accepted(request, upload_session, offset)
 
     async def finish(self, request: Request, params: Params, subject: Subject) -> Response:
         """PUT: the last bytes, if any, and the digest of all."""

@@ -58,7 +58,7 @@ def descriptor(content: bytes, media_type: str, algorithm: str = "sha256", **fie
     return {"mediaType": media_type, "digest": digest_of(content, algorithm), "size": len(content), **fields}
 
 
-def image_manifest(config: bytes = b"{}", layers: Sequence[bytes] = (), **fields: object) -> bytes:
+def image_manifest(config: bytes = b"{}", layers: Sequence[bytes] = (), /, **fields: object) -> bytes:
     """The bytes of an image's manifest; ``fields`` are added to it, or replace what is there."""
     document: dict[str, object] = {
         "schemaVersion": 2,
