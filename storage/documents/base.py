@@ -63,7 +63,7 @@ class DocumentStore(Protocol):
     """
 
     async def get(self, id: str) -> Document | None:
-        """The document as a majority has it: whoever asks after a write was acknowledged sees it. Raises Unavailable."""
+        """The document as a majority has it: a read after an acknowledged write sees it. Raises Unavailable."""
         ...
 
     async def get_many(self, ids: Sequence[str]) -> Sequence[Document | None]:
