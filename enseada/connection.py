@@ -21,6 +21,7 @@ import trio
 
 from enseada.http import BodyError, Content, Headers, RegistryError, Request, Response, ResponseBody
 from enseada.limits import KIB, MIB, Limits
+from enseada.logs import mask_path
 from enseada.protocols.http1.head import Head, HeadBuffer, HeadError, check
 from enseada.requestbody import SHARED_BYTES, RequestBody, SharedBuffer
 from enseada.wire import REASONS, fields, plain, refusal
@@ -306,7 +307,7 @@ class _Connection:
         if isinstance(error, RegistryError):
             return refusal(error)
         request = record.request
-        logger.error("request %s failed: %s %s", request.id, request.method, request.path, exc_info=error)
+        logger.error("request %s failed: %s %s", request.id, request.method, mask_path(request.path), exc_info=error)
         return plain(500, f"internal error, request {request.id}")
 
     def _must_close(self, record: _Record) -> bool:
@@ -386,7 +387,7 @@ class _Connection:
     def _broken(self, record: _Record, error: Exception) -> _SourceBroken:
         """The answer cannot be ended: cut the connection, so that nobody takes it for whole."""
         request = record.request
-        logger.error("answer %s broke off: %s %s", request.id, request.method, request.path, exc_info=error)
+        logger.error("answer %s broke off: %s %s", request.id, request.method, mask_path(request.path), exc_info=error)
         return _SourceBroken(f"{type(error).__name__}: {error}")
 
     def _encode(self, event: h11.Event) -> list[bytes]:

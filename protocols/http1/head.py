@@ -59,6 +59,7 @@ _HEAD = re.compile(
 _FIELD_LINE = re.compile(_TOKEN + rb":" + _VALUE)
 # The fields that decide about framing and routing. Each begins a line: fields never contain a line's end.
 _DECIDING = re.compile(rb"(?:^|\n)(host|content-length|transfer-encoding):([^\r]*)", re.IGNORECASE)
+_TLS_HANDSHAKE = 0x16  # the content type that a ClientHello begins with (RFC 8446 5.1)
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _DIGITS = re.compile(rb"[0-9]{1,%d}" % MAX_DIGITS)
 _CODING = re.compile(_TOKEN + rb"(?:[ \t]*;[^,]*)?")
@@ -124,6 +125,8 @@ class HeadBuffer:
     def _refuse_early(self, data: bytearray) -> None:
         """Refuse at once what would otherwise be waited for in vain: the wrong protocol, or lines that end in LF."""
         if data and data != b"\r" and not 0x21 <= data[0] <= 0x7E:
+            if data[0] == _TLS_HANDSHAKE:
+                raise HeadError(400, "a TLS handshake; plain HTTP is spoken here")
             raise HeadError(400, "not an HTTP request")
         if _BARE_LF.search(data, max(0, self._searched - 1)):
             raise HeadError(400, "a line that ends without CR")

@@ -237,3 +237,14 @@ async def test_an_empty_line_before_a_request_is_ignored() -> None:
     async with served(echo) as service:
         await service.client.send(b"\r\n" + GET)
         assert (await service.client.answer()).status == 200
+
+
+async def test_who_speaks_tls_to_us_is_told() -> None:
+    """Clients try it first, where they were not told that we are plain: the log should say what it was."""
+    async with served(echo) as service:
+        await service.client.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        assert b"TLS" in (await service.client.answer()).body
+        await service.client.send_eof()
+        await service.over.wait()
+    [exchange] = service.exchanges
+    assert "TLS" in (exchange.error or "")
