@@ -17,6 +17,7 @@ from enseada.formats.oci_common import reply
 from enseada.formats.oci_lists import ListHandlers
 from enseada.formats.oci_manifests import ManifestHandlers
 from enseada.formats.oci_uploads import UploadHandlers
+from enseada.http import RegistryError
 from enseada.protocols.oci import errors, names, scopes
 from enseada.router import Call, Route, Table
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from enseada.auth.policy import Authorizer, Decision, Subject
     from enseada.formats.docker_token import TokenEndpoint
     from enseada.formats.oci_common import OCIStores
-    from enseada.http import RegistryError, Request, Response
+    from enseada.http import Request, Response
     from enseada.router import Params, RouteHandler
 
 # What a client asks for that wants to do it: who pushes looks first at what is there.
@@ -109,7 +110,14 @@ class OCI:
         """The specification's JSON; a 401 always carries a challenge."""
         response = reply(failure.status, failure.headers, errors.render(failure), "application/json")
         if failure.status == 401 and "www-authenticate" not in response.headers:
-            response.headers.add("WWW-Authenticate", self._tokens.challenge(request, []))
+            # The credentials are wrong. A token that has expired is renewed for the scopes that are named here.
+            shown = request.headers.get("authorization") or ""
+            invalid = "invalid_token" if shown.lower().startswith("bearer ") else None
+            try:
+                accesses = _accesses(request, self.route(request))
+            except RegistryError:  # what is wrong with it otherwise is told to those who are known
+                accesses = []
+            response.headers.add("WWW-Authenticate", self._tokens.challenge(request, accesses, invalid))
         return response
 
     async def _ping(self, request: Request, params: Params, subject: Subject) -> Response:
@@ -124,14 +132,15 @@ class OCI:
         return reply(200, (), b"{}", "application/json")
 
 
-
 def _accesses(request: Request, call: Call) -> list[scopes.Access]:
     """The scopes of a token with which the request would be let through."""
+    action = call.route.action
+    if action is None:
+        return []
     name = call.params.get("name")
     if name is None:
         return [scopes.catalog()]
-    action = call.route.action
-    accesses = [scopes.repository(name, *_SCOPE_ACTIONS[action])] if action is not None else []
+    accesses = [scopes.repository(name, *_SCOPE_ACTIONS[action])]
     source = request.param("from") if request.param("mount") is not None else None
     if source is not None and names.is_name(source) and source != name:
         accesses.append(scopes.repository(source, scopes.PULL))

@@ -228,19 +228,23 @@ class ManifestHandlers:
         if known is None or known.data["media_type"] != manifest.media_type:
             docs += await self._referrer(name, digest, len(content), manifest, born)
             docs.append(_manifest_document(name, digest, content, manifest, born, now, known))
-        for tag, id, old in zip(tags, tag_ids, tagged, strict=True):
+        for id, old in zip(tag_ids, tagged, strict=True):
             data = {"digest": str(digest), "born": born, "updated": now}
             if old is None:
                 docs.append(Document(id, data))
             elif old.data["digest"] != data["digest"] or old.data["born"] != born:
-                self._check_overwrite(name, tag, subject)
+                await self._check_overwrite(name, old, subject)
                 docs.append(Document(id, data, old.rev))
         await documents.put_in_order(docs)
 
-    def _check_overwrite(self, name: str, tag: str, subject: Subject) -> None:
+    async def _check_overwrite(self, name: str, tag: Document, subject: Subject) -> None:
+        """Raise DENIED (403) if ``tag`` is on something, and ``subject`` may not move it away."""
         decision = self._authorizer.decide(subject, Action.OVERWRITE, image(name))
         if not decision.allowed:
-            raise errors.error("DENIED", f"the tag {tag} is there already: {decision.reason}")
+            manifest = await self._stores.documents.get(manifest_id(name, tag.data["digest"]))
+            if manifest is not None and manifest.data["born"] == tag.data["born"]:
+                moved = tag.id.rpartition(":")[2]
+                raise errors.error("DENIED", f"the tag {moved} is there already: {decision.reason}")
 
     async def _referrer(
         self, name: str, digest: Digest, size: int, manifest: Manifest, born: str
