@@ -194,6 +194,7 @@ def test_what_closes_more_than_was_opened_is_refused_at_once(text: bytes) -> Non
     [
         (b'{"a":1,"a":1}', "the key 'a' stands twice"),
         (b'{"a":1,"b":2,"a":3}', "the key 'a' stands twice"),
+        (b'{"b":1,"a":2,"a":3}', "the key 'a' stands twice"),
         (b'[{"x":{"a":1,"\\u0061":2}}]', "the key 'a' stands twice"),
         (b"NaN", "NaN is not JSON"),
         (b"[Infinity]", "Infinity is not JSON"),
