@@ -186,6 +186,7 @@ def _head(openssl: Algorithm) -> bytes:
     return STATE_VERSION + openssl.name.encode("ascii").ljust(_NAME_BYTES, b"\0") + sizes
 
 
+_MAX_TEXT = 256  # characters; matching a longer text only costs
 # image-spec, descriptor.md, "Digests"
 _GRAMMAR = re.compile(r"([a-z0-9]+(?:[+._-][a-z0-9]+)*):([a-zA-Z0-9=_-]+)")
 _HEX = {name: re.compile(f"[0-9a-f]{{{2 * DIGEST_BYTES[name]}}}") for name in OCI_ALGORITHMS}
@@ -201,7 +202,7 @@ class Digest:
     @classmethod
     def parse(cls, text: str) -> Digest:
         """Read ``sha256:...`` or ``sha512:...``. Raises ValueError with a sentence for the client."""
-        match = _GRAMMAR.fullmatch(text)
+        match = _GRAMMAR.fullmatch(text) if len(text) <= _MAX_TEXT else None
         if match is None:
             raise ValueError(f"{_shown(text)} is not a digest: it must be like sha256:<64 hexadecimal digits>")
         algorithm, encoded = match.groups()

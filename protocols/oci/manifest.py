@@ -34,8 +34,9 @@ _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+"
 _FOREIGN = "application/vnd.docker.image.rootfs.foreign."
 _NONDISTRIBUTABLE = "application/vnd.oci.image.layer.nondistributable."
 _MAX_SIZE = 2**63 - 1
-_MAX_DIGEST = 256
-"""Characters of a digest that are worth reading."""
+_CONTENT_FIELDS = ("config", "layers", "manifests", "blobs", "subject", "annotations")
+_FIELDS = {name.lower(): name for name in ("schemaVersion", "mediaType", "artifactType", *_CONTENT_FIELDS)}
+_DESCRIPTOR_FIELDS = {name.lower(): name for name in ("mediaType", "digest", "size", "data", "urls", "platform")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ def parse(content: bytes, content_type: str | None, *, values: int, depth: int) 
         raise _invalid(f"not acceptable JSON: {reason}") from None
     if not isinstance(document, dict):
         raise _invalid("a manifest is a JSON object")
+    _check_case(document, _FIELDS, "a manifest")
     media_type = _media_type(document, content_type)
     if media_type in ARTIFACTS:
         return _parse_artifact(document, media_type)
@@ -125,6 +127,18 @@ def _media_type(document: dict[str, Any], content_type: str | None) -> str:
     return media_type
 
 
+def _check_case(document: dict[str, Any], names: Mapping[str, str], where: str) -> None:
+    """Refuse a field whose name is another's but for its case.
+
+    Go's parsers, and so most clients, take ``Layers`` for ``layers``, and others do not: what the manifest says would
+    depend on who reads it.
+    """
+    for name in document:
+        known = names.get(name.lower())
+        if known is not None and known != name:
+            raise _invalid(f"{where} has the field {name}: is it {known}?")
+
+
 def _refuse_fields(document: dict[str, Any], media_type: str, names: tuple[str, ...]) -> None:
     for name in names:
         if document.get(name) is not None:
@@ -143,10 +157,11 @@ def _descriptors(document: dict[str, Any], name: str) -> tuple[Descriptor, ...]:
 def _descriptor(entry: object, where: str) -> Descriptor:
     if not isinstance(entry, dict):
         raise _invalid(f"{where} must be a descriptor")
+    _check_case(entry, _DESCRIPTOR_FIELDS, where)
     media_type, digest, size = entry.get("mediaType"), entry.get("digest"), entry.get("size")
     if not isinstance(media_type, str) or not media_type:
         raise _invalid(f"{where}.mediaType must be a media type")
-    if not isinstance(digest, str) or len(digest) > _MAX_DIGEST:
+    if not isinstance(digest, str):
         raise _invalid(f"{where}.digest must be a digest")
     try:
         parsed = Digest.parse(digest)

@@ -404,7 +404,8 @@ HEX = "0" * 64
     ("field", "value", "says"),
     [
         *[("mediaType", value, "must be a media type") for value in (MISSING, None, "", 1, True, [], {})],
-        *[("digest", value, "must be a digest") for value in (MISSING, None, 1, True, [], {}, "sha256:" + "0" * 250)],
+        *[("digest", value, "must be a digest") for value in (MISSING, None, 1, True, [], {})],
+        ("digest", "sha256:" + "0" * 250, "is not a digest"),
         *[("digest", value, "is not a digest") for value in ("", "x", f"sha256:{HEX}0", "sha256:" + "A" * 64)],
         *[("digest", value, "is not supported") for value in ("md5:" + "0" * 32, f"blake3:{HEX}")],
         *[("size", value, "must be a number of bytes") for value in NO_SIZES],
@@ -695,3 +696,21 @@ def test_four_hostile_megabytes(name: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 6 * len(content)
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("field", "known"),
+    [("Layers", "layers"), ("LAYERS", "layers"), ("Config", "config"), ("MediaType", "mediaType")],
+)
+def test_a_field_that_differs_from_a_known_one_in_case(field: str, known: str) -> None:
+    """Go's parsers do not look at the case: what such a manifest says depends on who reads it."""
+    document = {"schemaVersion": 2, "manifests": [], field: []}
+    with refused(400, "MANIFEST_INVALID", f"{field}: is it {known}"):
+        parse(document, OCI_INDEX)
+
+
+def test_a_descriptors_field_that_differs_in_case() -> None:
+    entry = {"mediaType": OCI_IMAGE, "digest": f"sha256:{'a' * 64}", "size": 1, "Digest": f"sha256:{'b' * 64}"}
+    document = {"schemaVersion": 2, "manifests": [entry]}
+    with refused(400, "MANIFEST_INVALID", "Digest: is it digest"):
+        parse(document, OCI_INDEX)
