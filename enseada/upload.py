@@ -196,16 +196,20 @@ class Upload:
             await self._take()
             data = self._document.data
             self._key = data["key"]
-            # A PUT of everything that broke off is sent again from its beginning, by clients that repeat it.
-            repeated = self._kind is Input.PUT and span is None and length != 0 and "base" in data
+            # A PUT of everything that broke off is sent again from its beginning, by clients that repeat it. Whoever
+            # appends, or says where its bytes begin, does not repeat it.
+            base = data.get("base")
+            repeated = base is not None and self._kind is Input.PUT and span is None and length != 0
             if data.get("whole"):
                 self._whole = data["saved"]["offset"]
                 self._repeated = repeated
             elif repeated:
                 # Said before it is done: what came after the base is cut off where the writer begins there.
-                await self._document.save({**data, "saved": data["base"]})
+                await self._document.save({**data, "saved": base})
                 await self.let_go()
                 await self._take()
+            elif base is not None and length != 0:
+                await self._document.save({key: value for key, value in data.items() if key != "base"})
             saved = Saved.decode(self._document.data["saved"])
             self.machine = UploadMachine(await self._hasher(saved), self._uploads.policy.limit)
             self.machine.begin(self._kind, span, 0 if self._repeated else length)
@@ -233,7 +237,10 @@ class Upload:
                 lost = reason
             # Another process may have saved, and let go, after the document was read and before the writer was ours.
             newest = await self._uploads.document(self._session)
-            if newest is None or (lost is not None and self._document.is_at(newest)):
+            if newest is None:
+                raise error("BLOB_UPLOAD_UNKNOWN", "this upload is gone")
+            if lost is not None and self._document.is_at(newest):
+                await self._uploads.documents.put_in_order(self._document.end("ended"))  # GET is to say so too
                 raise error("BLOB_UPLOAD_UNKNOWN", f"the bytes of this upload are gone: {lost}") from lost
             if self._holding and self._document.is_at(newest):
                 return
@@ -266,13 +273,13 @@ class Upload:
                 await self._remove()  # nothing came, and nothing is to be kept
                 self._rested = self.machine.offset
             if self._rested is None:
-                if self._whole is None:
+                if self._holding and self._whole is None:
                     with suppress(BlobUnavailable):  # then it is given up below
                         await self._writer.flush()
                     if (at := self.machine.marked(self._writer.durable)) != self._saved_at:
                         await self._save(at)
+                self._holding = False  # also when it is cancelled
                 durable = await self._writer.suspend()
-                self._holding = False
                 self._rested = self.machine.rest(durable)
             if self._rested != self._saved_at:
                 await self._save(self._rested)
@@ -289,12 +296,11 @@ class Upload:
         self.machine.mark()
         if whole:
             self._whole = self.machine.offset
-        behind = whole and self._document.known is not None and self._saved_at != self._whole
-        if behind or self._document.unsure:
+        known = self._document.known
+        behind = whole and known is not None and (self._saved_at != self._whole or "base" in known.data)
+        if (behind and not self._repeated) or self._document.unsure:
             await self._writer.flush()
-            at = self.machine.marked(self._writer.durable)
-            if at != self._saved_at or self._document.unsure:
-                await self._save(at)
+            await self._save(self.machine.marked(self._writer.durable))
 
     async def _refuse(self, *, reread: bool) -> None:
         """``reread``: the bytes have been committed, only to be read."""
