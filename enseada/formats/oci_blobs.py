@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from enseada.formats.oci_common import link_id, reply
+from enseada.formats.oci_common import delete_found, link_id, reply
 from enseada.protocols.http1.ranges import select
 from enseada.protocols.oci import errors, names
-from enseada.storage.documents.base import Conflict
 
 if TYPE_CHECKING:
     from enseada.auth.policy import Subject
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from enseada.http import RegistryError, Request, Response
     from enseada.protocols.digests import Digest
     from enseada.router import Params
+    from enseada.storage.documents.base import Document
 
 FOREVER = "private, max-age=31536000, immutable"
 """Cache-Control of what a digest names: it never changes, and is for those who may read it."""
@@ -29,8 +29,7 @@ class BlobHandlers:
     async def get(self, request: Request, params: Params, subject: Subject) -> Response:
         """GET and HEAD: the blob, or a range of it."""
         name, digest = params["name"], names.check_digest(params["digest"])
-        if await self._stores.documents.get(link_id(name, digest)) is None:
-            raise _unknown(digest)
+        await self._find(name, digest)
         blob = await self._stores.blobs.find(digest)
         if blob is None:
             raise _unknown(digest)
@@ -58,14 +57,15 @@ class BlobHandlers:
     async def delete(self, request: Request, params: Params, subject: Subject) -> Response:
         """DELETE: this name has the blob no longer. The bytes are the sweeper's, and other names keep them."""
         name, digest = params["name"], names.check_digest(params["digest"])
+        await delete_found(self._stores.documents, lambda: self._find(name, digest))
+        return reply(202)
+
+    async def _find(self, name: str, digest: Digest) -> Document:
+        """The link by which ``name`` has the blob. Raises BLOB_UNKNOWN (404)."""
         link = await self._stores.documents.get(link_id(name, digest))
         if link is None:
             raise _unknown(digest)
-        try:
-            await self._stores.documents.delete(link)
-        except Conflict:
-            raise _unknown(digest) from None  # another delete was first
-        return reply(202)
+        return link
 
 
 def _unknown(digest: Digest) -> RegistryError:

@@ -14,15 +14,16 @@ No name, tag or digest can hold a separator that would make two ids one.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from enseada.http import Headers, Response
+from enseada.http import Headers, Response, unavailable
 from enseada.protocols.oci import errors, names
-from enseada.storage.documents.base import Document
+from enseada.storage.documents.base import Conflict, Document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from enseada.blobs import Blobs
     from enseada.http import ResponseBody
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from enseada.protocols.digests import Digest
     from enseada.storage.documents.base import DocumentStore
     from enseada.uploads import Uploads
+
+TRIES = 8
+"""Times that something is done again that somebody else was faster with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +95,19 @@ async def check_repository(stores: OCIStores, name: str) -> None:
         raise errors.error(
             "NAME_UNKNOWN", f"there is no repository {repository}, and pushing does not make one here", {"name": name}
         )
+
+
+async def delete_found(documents: DocumentStore, find: Callable[[], Awaitable[Document]]) -> Document:
+    """Delete what ``find`` finds, also if others change it meanwhile; return what was deleted.
+
+    Raises what ``find`` raises when there is nothing, and 503 when others never stop changing it.
+    """
+    for _ in range(TRIES):
+        document = await find()
+        with suppress(Conflict):
+            await documents.delete(document)
+            return document
+    raise unavailable("others keep changing it")
 
 
 def reply(

@@ -22,7 +22,9 @@ from enseada.auth.policy import Action, image
 from enseada.blobs import Blob
 from enseada.formats.oci_blobs import FOREVER
 from enseada.formats.oci_common import (
+    TRIES,
     check_repository,
+    delete_found,
     image_id,
     link_id,
     manifest_id,
@@ -40,7 +42,7 @@ from enseada.protocols.oci.manifest import Manifest, parse
 from enseada.storage.documents.base import Conflict, Document, DocumentError, prefix_range
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from enseada.auth.policy import Authorizer, Subject
     from enseada.formats.oci_common import OCIStores
@@ -55,8 +57,6 @@ INLINE_BYTES = 32 * 1024
 """A manifest up to this size lives in its document; documents stay under 64 KiB, also when JSON escapes double it."""
 MAX_TAGS = 100
 """Tags that one PUT may set."""
-_TRIES = 8
-"""Times that something is done again that somebody else was faster with."""
 _TAG_PAGE = 500
 
 
@@ -122,10 +122,11 @@ class ManifestHandlers:
     async def delete(self, request: Request, params: Params, subject: Subject) -> Response:
         """DELETE by tag: the tag alone; by digest: the manifest, and every tag on it."""
         name, reference = params["name"], names.check_reference(params["reference"])
+        documents = self._stores.documents
         if isinstance(reference, str):
-            await self._delete(lambda: self._find_tag(name, reference))
+            await delete_found(documents, lambda: self._find_tag(name, reference))
         else:
-            document = await self._delete(lambda: self._find(name, reference))
+            document = await delete_found(documents, lambda: self._find(name, reference))
             await self._clean(name, reference, document)
         return reply(202)
 
@@ -202,7 +203,7 @@ class ManifestHandlers:
         # Others write the same ones. From here on those of this process take turns, so that each gets through.
         turn = self._turns.setdefault(name, anyio.Lock())
         async with turn:
-            for _ in range(_TRIES):
+            for _ in range(TRIES):
                 with suppress(Conflict):
                     return await write()
         raise unavailable("others keep changing it")
@@ -257,15 +258,6 @@ class ManifestHandlers:
         if len(json.dumps(entry)) > INLINE_BYTES:
             entry = None  # its annotations are as large as a manifest may be: lists read them there
         return [Document(id, {"born": born, "entry": entry}, None if known is None else known.rev)]
-
-    async def _delete(self, find: Callable[[], Awaitable[Document]]) -> Document:
-        """Delete what ``find`` finds, also if it is changed meanwhile; return what was deleted."""
-        for _ in range(_TRIES):
-            document = await find()
-            with suppress(Conflict):
-                await self._stores.documents.delete(document)
-                return document
-        raise unavailable("others keep changing it")
 
     async def _clean(self, name: str, digest: Digest, document: Document) -> None:
         """Remove what hung on a manifest that is deleted. It shows nowhere any more, so what cannot be removed stays.

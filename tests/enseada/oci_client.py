@@ -20,7 +20,7 @@ from argon2 import PasswordHasher
 from enseada.auth.policy import Action, Authorizer, Decision
 from enseada.build import open_registry
 from enseada.config import Secret, Settings
-from enseada.http import BytesBody, Headers, Request
+from enseada.http import Headers, Request
 from enseada.protocols.oci.manifest import OCI_IMAGE, OCI_INDEX
 from enseada.storage.blobs.local import LocalStore
 from enseada.storage.blobs.memory import MemoryStore as MemoryBlobs
@@ -209,7 +209,7 @@ class Client:
             path=path,
             query=query,
             headers=fields,
-            body=BytesBody(body) if isinstance(body, bytes) else body,
+            body=PieceBody([body] if body else [], len(body)) if isinstance(body, bytes) else body,
             scheme=_SCHEME,
             host=_HOST,
             root_path=self.root_path,
