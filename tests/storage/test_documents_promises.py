@@ -192,6 +192,100 @@ async def test_a_document_is_a_linearizable_register(
             assert successors[0] == "deleted" or successors[0] in copy.trees["register"]
 
 
+@pytest.mark.parametrize("writers", [2, 3, 6])
+def test_no_acknowledged_increment_is_lost_while_writers_live(writers: int) -> None:
+    """Compare-and-swap from every side, no writer dying: whoever lost says so, and hardly ever is anybody in doubt."""
+
+    async def main(seed: int) -> tuple[int, int]:
+        store = ClusterMemoryStore(Random(seed))
+        await store.put(Document("counter", {"n": 0}))
+        acknowledged = doubtful = 0
+
+        async def increment() -> None:
+            nonlocal acknowledged, doubtful
+            for _ in range(5):
+                while True:
+                    doc = await store.get("counter")
+                    assert doc is not None
+                    with suppress(Conflict):
+                        try:
+                            await store.put(Document("counter", {"n": doc.data["n"] + 1}, doc.rev))
+                            acknowledged += 1
+                        except Unknown:
+                            doubtful += 1
+                        break
+
+        async with anyio.create_task_group() as group:
+            for _ in range(writers):
+                group.start_soon(increment)
+        doc = await store.get("counter")
+        assert doc is not None
+        assert acknowledged <= doc.data["n"] <= acknowledged + doubtful, seed
+        return acknowledged, doubtful
+
+    totals = [anyio.run(main, seed, backend="asyncio") for seed in range(40)]
+    assert sum(doubtful for _, doubtful in totals) <= 0.02 * sum(acknowledged for acknowledged, _ in totals)
+
+
+def _branch(store: ClusterMemoryStore, copies: Sequence[int], parent: str | None, by: str, data: bytes = b"{}") -> str:
+    """A write as it looks when its writer died after these copies took it."""
+    revs = {store.copies[copy].edit("a", revisions.Edit(parent, revisions.Kind.PUT, by, data)) for copy in copies}
+    store._unequal.add("a")
+    (rev,) = revs
+    assert rev is not None
+    return rev
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_a_deletion_uncovers_nothing(seed: int) -> None:
+    """A branch of a writer who died lost to the acknowledged one; when that is deleted it must not come up."""
+    store = ClusterMemoryStore(Random(seed), faults=Faults(lag=1.0))
+    first = await store.put(Document("a", {}))
+    await store.settle()
+    names = sorted(str(number) for number in range(8))
+    made = {
+        revisions.revision(store.copies[0].trees["a"][first.rev or ""], _edit(first.rev, by)).rev: by for by in names
+    }
+    lost, won = min(made), max(made)
+    _branch(store, [0], first.rev, made[lost])
+    assert _branch(store, [1, 2], first.rev, made[won]) == won
+    await store.settle()
+    await store.delete(Document("a", {}, won))
+    await store.settle()
+    assert await store.get("a") is None
+    assert await store.leaves("a") == []
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_readers_agree_on_what_a_dead_writer_left(seed: int) -> None:
+    store = ClusterMemoryStore(Random(seed), faults=Faults(lag=1.0))
+    first = await store.put(Document("a", {}))
+    await store.settle()
+    _branch(store, [0], first.rev, "dead", b'{"by": "dead"}')
+    _branch(store, [1, 2], first.rev, "alive", b'{"by": "alive"}')
+    found: list[Document | None] = []
+
+    async def read() -> None:
+        found.append(await store.get("a"))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(4):
+            group.start_soon(read)
+    await store.settle()
+    last = await store.get("a")
+    assert last is not None
+    # Readers that did not meet the dead one's may have answered with the other. Once it was seen nobody goes back.
+    if "dead" in [doc.data["by"] for doc in found if doc is not None]:
+        assert last.data == {"by": "dead"}
+    assert await store.get("a") == last
+    await store.settle()
+    assert await store.leaves("a") == [last]
+
+
+def _edit(parent: str | None, by: str) -> revisions.Edit:
+    return revisions.Edit(parent, revisions.Kind.PUT, by, b"{}")
+
+
 @settings(max_examples=100, deadline=None)
 @given(seed=seeds, faults=unreliable, tries=st.lists(st.integers(1, 3), min_size=2, max_size=5), plan=outages)
 async def test_a_unique_create_has_one_winner(

@@ -285,6 +285,43 @@ async def test_a_full_disk(tmp_path: Path) -> None:
         assert await store.get("small") == small
 
 
+async def test_a_full_disk_makes_no_conflicts(tmp_path: Path, hold: Hold) -> None:
+    """A conflict with what was rolled back with the whole batch is none."""
+    results: list[object] = []
+
+    async with await SQLiteStore.open(tmp_path / "documents") as store:
+
+        async def put(id: str, length: int) -> None:
+            try:
+                results.append(await store.put(Document(id, {"x": "x" * length})))
+            except DocumentError as error:
+                results.append(type(error))
+
+        (pages,) = store._writer.execute("PRAGMA page_count").fetchone()
+        store._writer.execute(f"PRAGMA max_page_count = {pages + 4}")
+        async with anyio.create_task_group() as group:
+            with hold(tmp_path):
+                for id, length in [("same", 1), ("same", 1), ("big", 100_000)]:
+                    group.start_soon(put, id, length)
+                await anyio.wait_all_tasks_blocked()
+        assert results == [Unavailable] * 3
+        assert await store.get("same") is None
+
+
+async def test_our_own_commits_wake_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TICK", 1000.0)
+    async with await SQLiteStore.open(tmp_path / "documents") as store, store.changes("now") as changes:
+
+        async def follow() -> None:
+            assert (await anext(changes)).id == "a"
+
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as group:
+                group.start_soon(follow)
+                await anyio.wait_all_tasks_blocked()
+                await store.put(Document("a", {}))
+
+
 # Several processes
 
 
