@@ -10,13 +10,13 @@ import fcntl
 import os
 import secrets
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
 
-from enseada.storage.documents.base import Conflict, Document, Unknown
+from enseada.storage.documents.base import Conflict, Document, DocumentError, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -68,7 +68,13 @@ async def open_data(settings: Settings) -> AsyncIterator[Opened]:
             except BlobUnavailable as reason:
                 raise StartError(str(reason)) from reason
             try:
-                yield await open_registry(settings, documents, store)
+                try:
+                    opened = await open_registry(settings, documents, store)
+                except DocumentError as reason:
+                    raise StartError(
+                        f"the documents in {settings.documents_path} can be opened, and not used: {reason}"
+                    ) from reason
+                yield opened
             finally:
                 with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
                     await store.aclose()
@@ -173,8 +179,9 @@ def _locked(path: Path) -> Iterator[None]:
                 f"another Enseada (process {holder}) has the data folder {path.parent}; "
                 "stop it, or choose another folder with --data"
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+        with suppress(OSError):  # a full disk; it is only for the sentence above
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
         yield
     finally:
         os.close(fd)

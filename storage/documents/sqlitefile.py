@@ -159,7 +159,10 @@ def _make(path: Path) -> None:
 
 def _connect(path: Path, timeout: float) -> sqlite3.Connection:
     # No isolation level: Python begins no transaction of its own.
-    return sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
+    try:
+        return sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
+    except sqlite3.OperationalError as error:
+        raise UnusableFile(f"{path} cannot be opened: {error}.") from error
 
 
 def _prepare(path: Path, connection: sqlite3.Connection) -> None:
