@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import logging
 import math
-import secrets
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeGuard, cast
+from typing import TYPE_CHECKING, cast
 
 import h11
 import trio
 
-from enseada.http import BodyError, Content, Headers, RegistryError, Request, Response, ResponseBody
+from enseada.answer import CLOSE_TIMEOUT, Promised, close_all, content_length, first_piece, has_no_content, is_content
+from enseada.exchange import Exchange, Record, new_id
+from enseada.http import BodyError, Content, Headers, RegistryError, Request, Response
 from enseada.limits import KIB, MIB, Limits
 from enseada.logs import mask_path
 from enseada.protocols.http1.head import Head, HeadBuffer, HeadError, check
@@ -40,33 +40,6 @@ JOIN_BYTES = 16 * KIB
 """Up to here the parts of one write are copied together, which is cheaper than a scattered write."""
 LINGER_BYTES = 16 * MIB
 """Bytes that are thrown away, at most, so that a client that is still sending gets its answer and not a reset."""
-CLOSE_TIMEOUT = 2.0
-"""Seconds for closing things behind a shield."""
-CLIENT_GONE = 499
-"""The status that the log has for a request whose client did not wait for the answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A request that is over, for the log and the metrics."""
-
-    method: str
-    """``-`` where the head was refused before there was a method."""
-    path: str
-    query: str
-    status: int
-    """What was answered; 499 if the client had gone, or the request was cancelled, before there was an answer."""
-    bytes_in: int
-    """Content received."""
-    bytes_out: int
-    """Content sent."""
-    seconds: float
-    """From the head's end to the answer's."""
-    subject: str
-    client: str | None
-    id: str
-    error: str | None
-    """Why it went wrong, if it did; None also for refusals, which are answers like any other."""
 
 
 class Ending:
@@ -127,18 +100,6 @@ class _ClientGone(Exception):
 
 class _SourceBroken(Exception):
     """The content of an answer broke off after its head was sent."""
-
-
-@dataclass(slots=True)
-class _Record:
-    """An exchange under way."""
-
-    request: Request
-    body: RequestBody
-    started: float
-    status: int = CLIENT_GONE
-    bytes_out: int = 0
-    error: str | None = None
 
 
 class _Connection:
@@ -235,7 +196,7 @@ class _Connection:
         self._scope.deadline = math.inf
         body = RequestBody(self, 0)
         request = Request("-", "-", "", Headers(), body, self._scheme, client=self.transport.peer, id=new_id())
-        record = _Record(request, body, trio.current_time(), error=str(error))
+        record = Record(request, body, trio.current_time(), error=str(error))
         response = plain(error.status, str(error))
         try:
             await self._send_answer(record, response, self._event(record, response, close=True), b"", None)
@@ -261,7 +222,7 @@ class _Connection:
             client=self.transport.peer,
             id=new_id(),
         )
-        record = _Record(request, body, trio.current_time())
+        record = Record(request, body, trio.current_time())
         fairness = self.transport.fairness
         fairness.busy += 1
         try:
@@ -278,24 +239,24 @@ class _Connection:
             self._report(record)
         return await self._make_ready(body)
 
-    async def _answer(self, record: _Record, event: h11.Request) -> None:
+    async def _answer(self, record: Record, event: h11.Request) -> None:
         response: Response | None = None
         rest: AsyncIterator[bytes] | None = None
         try:
             try:
                 response = _unmet_expectation(event) or await self._handler(record.request)
-                first, rest = await _first_piece(record.request, response)
+                first, rest = await first_piece(record.request, response)
                 head = self._event(record, response, self._must_close(record))
             except Exception as error:
                 broken, response = response, None
-                await _close_all(rest, broken and broken.body)
+                await close_all(rest, broken and broken.body)
                 response, first, rest = self._failure(record, error), b"", None
                 head = self._event(record, response, self._must_close(record))
             await self._send_answer(record, response, head, first, rest)
         finally:
-            await _close_all(rest, response and response.body)
+            await close_all(rest, response and response.body)
 
-    def _failure(self, record: _Record, error: Exception) -> Response:
+    def _failure(self, record: Record, error: Exception) -> Response:
         """What is said instead of an answer. Raises _ClientGone where there is nobody to say it to."""
         broken = record.body.error
         if broken is not None and _is_only(BodyError, error):
@@ -310,7 +271,7 @@ class _Connection:
         logger.error("request %s failed: %s %s", request.id, request.method, mask_path(request.path), exc_info=error)
         return plain(500, f"internal error, request {request.id}")
 
-    def _must_close(self, record: _Record) -> bool:
+    def _must_close(self, record: Record) -> bool:
         """Whether the answer is the last, because the server ends or too much of the request would follow it."""
         body = record.body
         if self._ending.begun or body.error is not None:
@@ -318,16 +279,9 @@ class _Connection:
         # Whoever waits for 100-continue may send the content after our answer, or not: nobody could tell.
         return not body.complete and (body.expects or body.least_left > self.limits.drain_bytes)
 
-    def _event(self, record: _Record, response: Response, close: bool) -> h11.Response:
+    def _event(self, record: Record, response: Response, close: bool) -> h11.Response:
         """The head of an answer. Raises h11.LocalProtocolError for one that could not be sent."""
-        length = response.length
-        if isinstance(response.body, bytes):
-            if record.request.method != "HEAD" or length is None:
-                length = len(response.body)
-        elif _is_content(response.body):
-            length = response.body.length
-        if response.status == 204 or (response.status == 304 and response.length is None):
-            length = None  # RFC 9110 8.6
+        length = content_length(record.request, response)
         return h11.Response(
             status_code=response.status,
             reason=REASONS.get(response.status, b""),
@@ -335,23 +289,23 @@ class _Connection:
         )
 
     async def _send_answer(
-        self, record: _Record, response: Response, head: h11.Response, first: bytes, rest: AsyncIterator[bytes] | None
+        self, record: Record, response: Response, head: h11.Response, first: bytes, rest: AsyncIterator[bytes] | None
     ) -> None:
         parts = self._encode(head)
         record.status = response.status
         content = response.body
-        if isinstance(content, bytes) or _has_no_content(record.request, response):
-            if isinstance(content, bytes) and content and not _has_no_content(record.request, response):
+        if isinstance(content, bytes) or has_no_content(record.request, response):
+            if isinstance(content, bytes) and content and not has_no_content(record.request, response):
                 parts += self._encode(h11.Data(data=content))
                 record.bytes_out = len(content)
             await self._send(*parts, *self._encode(h11.EndOfMessage()))
         elif rest is not None:
             await self._send_pieces(record, parts, first, rest)
-        elif _is_content(content) and content.file is not None:
+        elif is_content(content) and content.file is not None:
             await self._send(*parts)
             await self._send_file(record, content, content.file)
 
-    async def _send_pieces(self, record: _Record, parts: list[bytes], first: bytes, rest: AsyncIterator[bytes]) -> None:
+    async def _send_pieces(self, record: Record, parts: list[bytes], first: bytes, rest: AsyncIterator[bytes]) -> None:
         piece: bytes | None = first
         try:
             while piece is not None:
@@ -369,10 +323,10 @@ class _Connection:
             raise self._broken(record, error) from error
         await self._send(*parts)
 
-    async def _send_file(self, record: _Record, content: Content, file: int) -> None:
+    async def _send_file(self, record: Record, content: Content, file: int) -> None:
         if content.length:
             # h11 only counts it: see "sendfile" in its documentation.
-            self._encode(h11.Data(data=cast(bytes, _Promised(content.length))))
+            self._encode(h11.Data(data=cast(bytes, Promised(content.length))))
             try:
                 await self.transport.send_file(file, content.start, content.length, self.limits.write_timeout)
             except trio.BrokenResourceError as error:
@@ -384,7 +338,7 @@ class _Connection:
             record.bytes_out = content.length
         await self._send(*self._encode(h11.EndOfMessage()))
 
-    def _broken(self, record: _Record, error: Exception) -> _SourceBroken:
+    def _broken(self, record: Record, error: Exception) -> _SourceBroken:
         """The answer cannot be ended: cut the connection, so that nobody takes it for whole."""
         request = record.request
         logger.error("answer %s broke off: %s %s", request.id, request.method, mask_path(request.path), exc_info=error)
@@ -407,27 +361,13 @@ class _Connection:
         except trio.TooSlowError as error:
             raise _ClientGone(f"the client took nothing for {self.limits.write_timeout:g} seconds") from error
 
-    def _report(self, record: _Record) -> None:
+    def _report(self, record: Record) -> None:
         if self._on_exchange is None:
             return
-        request = record.request
-        exchange = Exchange(
-            request.method,
-            request.path,
-            request.query,
-            record.status,
-            record.body.bytes_in,
-            record.bytes_out,
-            trio.current_time() - record.started,
-            request.subject,
-            request.client,
-            request.id,
-            record.error,
-        )
         try:
-            self._on_exchange(exchange)
+            self._on_exchange(record.over(trio.current_time() - record.started))
         except Exception:
-            logger.exception("on_exchange failed for request %s", request.id)
+            logger.exception("on_exchange failed for request %s", record.request.id)
 
     # -- its content
 
@@ -495,23 +435,6 @@ class _Connection:
                 left -= count
 
 
-class _Promised:
-    """Stands for bytes that are sent by other means; h11 asks only how many they are."""
-
-    __slots__ = ("_length",)
-
-    def __init__(self, length: int) -> None:
-        self._length = length
-
-    def __len__(self) -> int:
-        return self._length
-
-
-def new_id() -> str:
-    """A request's id: random, and never a client's choice."""
-    return secrets.token_hex(8)
-
-
 def _unmet_expectation(event: h11.Request) -> Response | None:
     """RFC 9110 10.1.1: 417 for an expectation that is not 100-continue; in HTTP/1.0 it is ignored."""
     if event.http_version >= b"1.1":
@@ -521,39 +444,8 @@ def _unmet_expectation(event: h11.Request) -> Response | None:
     return None
 
 
-def _has_no_content(request: Request, response: Response) -> bool:
-    return request.method == "HEAD" or response.status in (204, 304)
-
-
-def _is_content(body: ResponseBody) -> TypeGuard[Content]:
-    return hasattr(body, "file")
-
-
 def _is_only(kind: type[Exception], error: Exception) -> bool:
     """Whether ``error`` is of that kind, or a group in which nothing else is."""
     if isinstance(error, ExceptionGroup):
         return all(_is_only(kind, each) for each in error.exceptions)
     return isinstance(error, kind)
-
-
-async def _first_piece(request: Request, response: Response) -> tuple[bytes, AsyncIterator[bytes] | None]:
-    """Begin to read an answer's content, so that a source which fails at once can still be told by a status."""
-    body = response.body
-    if isinstance(body, bytes) or _has_no_content(request, response):
-        return b"", None
-    if _is_content(body) and body.file is not None:
-        return b"", None
-    pieces = aiter(body)
-    return await anext(pieces, b""), pieces
-
-
-async def _close_all(*sources: object) -> None:
-    """Close what an answer was read from, also when cancelled. A failure is logged: the answer has been made."""
-    for source in sources:
-        close = getattr(source, "aclose", None)
-        if close is not None:
-            with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
-                try:
-                    await close()
-                except Exception:
-                    logger.exception("an answer's content could not be closed")

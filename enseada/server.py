@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from enseada.connection import Ending, Exchange, serve_connection
+from enseada.connection import Ending, serve_connection
 from enseada.transport import SocketTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from enseada.exchange import Exchange
     from enseada.http import Handler
     from enseada.limits import Limits
 

@@ -13,7 +13,7 @@ import h11
 import trio
 import trio.testing
 
-from enseada.connection import Ending, Exchange, serve_connection
+from enseada.connection import Ending, serve_connection
 from enseada.http import Headers, Request, Response
 from enseada.limits import Limits
 from enseada.transport import StreamTransport
@@ -21,6 +21,7 @@ from enseada.transport import StreamTransport
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
+    from enseada.exchange import Exchange
     from enseada.http import Handler
 
 

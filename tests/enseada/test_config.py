@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enseada import config
-from enseada.config import SETTINGS, Address, ConfigError, Secret, Settings, load, parse_address
+from enseada import config, values
+from enseada.config import SETTINGS, ConfigError, Secret, Settings, load
 from enseada.limits import Limits
+from enseada.values import Address, parse_address
 
 
 def write(folder: Path, text: str) -> Path:
@@ -219,12 +220,12 @@ def test_what_is_no_address(text: str) -> None:
 
 @given(st.integers(min_value=0, max_value=2**62))
 def test_sizes_are_read_back(size: int) -> None:
-    assert config.parse_size(tomllib.loads(f"x = {config.format_size(size)}")["x"]) == size
+    assert values.parse_size(tomllib.loads(f"x = {values.format_size(size)}")["x"]) == size
 
 
 @given(st.floats(min_value=0, max_value=1e12))
 def test_times_are_read_back(seconds: float) -> None:
-    assert config.parse_duration(tomllib.loads(f"x = {config.format_duration(seconds)}")["x"]) == seconds
+    assert values.parse_duration(tomllib.loads(f"x = {values.format_duration(seconds)}")["x"]) == seconds
 
 
 @given(st.sampled_from(SETTINGS), st.text(max_size=30))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
-from enseada.connection import Exchange, serve_connection
+from enseada.connection import serve_connection
+from enseada.exchange import Exchange
 from enseada.http import Headers, Request, Response
 from enseada.limits import Limits
 from enseada.transport import StreamTransport

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from enseada.connection import CLIENT_GONE, Exchange, serve_connection
+from enseada.connection import serve_connection
+from enseada.exchange import CLIENT_GONE, Exchange
 from enseada.http import BodyError, Headers, RegistryError, Request, Response
 from enseada.limits import Limits
 from enseada.transport import StreamTransport

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from enseada.connection import Exchange
+    from enseada.exchange import Exchange
     from enseada.http import Handler
 
 

@@ -1,0 +1,77 @@
+"""The content of an answer: whether there is any, how long it is, and where it is read from.
+
+One rule: whatever an answer was read from is closed, also when the answer is never sent.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, TypeGuard
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from enseada.http import Content, Request, Response, ResponseBody
+
+logger = logging.getLogger("enseada.server")
+
+CLOSE_TIMEOUT = 2.0
+"""Seconds for closing what an answer was read from, behind a shield."""
+
+
+def has_no_content(request: Request, response: Response) -> bool:
+    return request.method == "HEAD" or response.status in (204, 304)
+
+
+def is_content(body: ResponseBody) -> TypeGuard[Content]:
+    return hasattr(body, "file")
+
+
+def content_length(request: Request, response: Response) -> int | None:
+    """What Content-Length says: the content's bytes, or those that a GET would have got; None: nothing is said."""
+    length = response.length
+    if isinstance(response.body, bytes):
+        if request.method != "HEAD" or length is None:
+            length = len(response.body)
+    elif is_content(response.body):
+        length = response.body.length
+    if response.status == 204 or (response.status == 304 and response.length is None):
+        return None  # RFC 9110 8.6
+    return length
+
+
+async def first_piece(request: Request, response: Response) -> tuple[bytes, AsyncIterator[bytes] | None]:
+    """Begin to read an answer's content, so that a source which fails at once can still be told by a status."""
+    body = response.body
+    if isinstance(body, bytes) or has_no_content(request, response):
+        return b"", None
+    if is_content(body) and body.file is not None:
+        return b"", None
+    pieces = aiter(body)
+    return await anext(pieces, b""), pieces
+
+
+async def close_all(*sources: object) -> None:
+    """Close what an answer was read from, also when cancelled. A failure is logged: the answer has been made."""
+    for source in sources:
+        close = getattr(source, "aclose", None)
+        if close is not None:
+            with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                try:
+                    await close()
+                except Exception:
+                    logger.exception("an answer's content could not be closed")
+
+
+class Promised:
+    """Stands for bytes that are sent by other means; h11 asks only how many they are."""
+
+    __slots__ = ("_length",)
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
