@@ -86,6 +86,30 @@ class Gate:
         await self.store.aclose()
 
 
+class Interruption:
+    """Before the ``number``-th call of the documents (or of one of their methods) ``action`` runs, once."""
+
+    def __init__(
+        self, gate: Gate, number: int, action: Callable[[], Awaitable[object]], method: str | None = None
+    ) -> None:
+        self.met = False
+        """Whether there were so many calls."""
+        self._gate = gate
+        self._left = number
+        self._action = action
+        self._method = method
+        gate.hook = self._hook
+
+    async def _hook(self, method: str, call: Callable[[], Awaitable[object]]) -> object:
+        if self._method in (None, method):
+            self._left -= 1
+            if not self._left:
+                self.met = True
+                self._gate.hook = None
+                await self._action()
+        return await call()
+
+
 # What can be done
 
 

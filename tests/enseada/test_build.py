@@ -19,10 +19,10 @@ from enseada.storage.documents.base import Unavailable, Unknown
 from enseada.storage.documents.memory import MemoryStore as MemoryDocuments
 from tests.cancel import cancel_at_every_checkpoint
 from tests.enseada.oci_client import PASSWORD, Client, basic, cheap_settings, client_of
-from tests.enseada.oci_steps import Gate
+from tests.enseada.oci_steps import Gate, Interruption
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from enseada.config import Settings
@@ -220,18 +220,12 @@ async def test_two_processes_that_start_at_once_make_one_of_each(number: int) ->
     """The other one is faster with the document that this one is about to create, its ``number``-th."""
     documents, blobs = MemoryDocuments(), MemoryBlobs()
     gate = Gate(documents)
-    left = number
     others: list[Client] = []
 
-    async def hook(method: str, call: Callable[[], Awaitable[object]]) -> object:
-        nonlocal left
-        if method == "create_once":
-            left -= 1
-            if not left:
-                others.append(await client_of(documents, blobs))
-        return await call()
+    async def start_other() -> None:
+        others.append(await client_of(documents, blobs))
 
-    gate.hook = hook
+    Interruption(gate, number, start_other, "create_once")
     client = await client_of(gate, blobs)
     [other] = others
     assert (await client.get("/v2/")).status == 200

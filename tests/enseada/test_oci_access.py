@@ -282,7 +282,8 @@ async def test_a_right_on_one_name_reads_nothing_of_another() -> None:
         for name in ("team/secret", "team/a/deeper", "team", "a", "team/a2"):
             for address in (f"blobs/{digest}", "manifests/latest", "tags/list", f"referrers/{digest}"):
                 assert (await maria.get(f"/v2/{name}/{address}")).status == 403
-        for source in ("&from=team/secret", ""):
+        # Nor from a name that she may read and that does not have it.
+        for source in ("&from=team/secret", "", "&from=team/public", "&from=team/a"):
             assert (await maria.post(f"/v2/team/a/blobs/uploads/?mount={digest}{source}")).status == 202
         await maria.push_blob("team/a", b"{}")
         answer = await maria.put_manifest("team/a", "latest", secret.manifest)

@@ -3,6 +3,7 @@ done again."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,7 @@ from tests.enseada.oci_steps import (
     NEW,
     READS,
     WRITES,
+    Interruption,
     gate_of,
     mount,
     patch_and_put,
@@ -152,6 +154,33 @@ async def test_a_store_that_cannot_be_read() -> None:
             answer = await client.get(f"/v2/{NAME}/{address}")
             assert (answer.status, answer.codes) == (503, ["UNAVAILABLE"])
             assert (await client.get(f"/v2/{NAME}/{address}")).status == 200
+
+
+async def test_a_large_manifest_that_was_not_stored_leaves_no_bytes() -> None:
+    async with in_memory() as client:
+        assert isinstance(client.blobs, MemoryBlobs)
+        await client.push_blob(NAME, b"{}")
+        before = client.blobs.keys
+        for operation in ("write", "commit"):
+            client.blobs.fail(operation)
+            assert (await put(LARGE, "large")(client)).status == 503
+            assert client.blobs.keys == before
+
+
+async def test_a_large_manifest_that_another_push_stored_meanwhile_leaves_no_bytes() -> None:
+    """Save where both had committed before either could say so: that is the sweeper's."""
+    world = await prepare()
+    added: list[int] = []
+    while True:
+        blobs = MemoryBlobs()
+        client = await world.fresh(blobs=blobs)
+        stop = Interruption(gate_of(client), len(added) + 1, partial(put(LARGE, "other"), client))
+        assert (await put(LARGE, "large")(client)).status == 201
+        if not stop.met:
+            break
+        added.append(len(blobs.keys))
+    assert set(added) == {1, 2}
+    assert added.count(2) == 1
 
 
 # Cancelled

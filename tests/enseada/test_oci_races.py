@@ -15,7 +15,7 @@ from enseada.storage.blobs.memory import MemoryStore as MemoryBlobs
 from enseada.storage.documents.memory import MemoryStore as MemoryDocuments
 from enseada.storage.documents.memorycluster import ClusterMemoryStore, Faults
 from tests.enseada.oci_client import PieceBody, client_of, descriptor, digest_of, image_manifest, on_disk
-from tests.enseada.oci_steps import CHANGES, NAME, READS, gate_of, prepare, state, told
+from tests.enseada.oci_steps import CHANGES, NAME, READS, Interruption, gate_of, prepare, state, told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -67,24 +67,18 @@ async def stopped_at(
     None: it makes fewer.
     """
     client = await world.fresh(store)
-    gate = gate_of(client)
-    calls = 0
-    answers = []
+    answers: list[object] = []
 
-    async def hook(method: str, call: Callable[[], Awaitable[object]]) -> object:
-        nonlocal calls
-        calls += 1
-        if calls == number:
-            gate.hook = None
-            answers.extend([told(await OPERATIONS[other](client)) for other in others])
-        return await call()
+    async def run_others() -> None:
+        answers.extend([told(await OPERATIONS[other](client)) for other in others])
 
-    gate.hook = hook
+    stop = Interruption(gate_of(client), number, run_others)
     mine = told(await OPERATIONS[operation](client))
-    gate.hook = None
+    if not stop.met:
+        return None
     if isinstance(store, ClusterMemoryStore):
         await store.settle()  # lists may lag, and nothing else
-    return (mine, *answers, await state(client)) if calls >= number else None
+    return mine, *answers, await state(client)
 
 
 async def check_every_stop(
