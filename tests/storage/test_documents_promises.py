@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from enseada.storage.documents import revisions
 from enseada.storage.documents.base import Conflict, Document, Unavailable, Unknown
-from enseada.storage.documents.memorycluster import COPIES, ClusterMemoryStore, Faults
+from enseada.storage.documents.copies import COPIES, Faults
+from enseada.storage.documents.memorycluster import ClusterMemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
