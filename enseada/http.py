@@ -103,9 +103,14 @@ class BytesBody:
         self.length: int | None = len(content)
         self._content = content
 
-    async def __aiter__(self) -> AsyncIterator[Chunk]:
-        if self._content:
-            yield self._content
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        content, self._content = self._content, b""
+        if not content:
+            raise StopAsyncIteration
+        return content
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,21 +37,26 @@ async def serve(
 
     Cancelled: requests are cancelled, uploads under way are saved, and everything is closed.
     """
-    async with open_data(settings) as opened, opened.registry.running(), trio.open_nursery() as nursery:
+    async with open_data(settings) as opened:
         try:
             listeners = await open_listeners(settings.listen)
         except ListenError as reason:
             raise StartError(str(reason)) from reason
-        await nursery.start(
-            partial(
-                serve_listeners,
-                opened.registry,
-                listeners,
-                limits=settings.limits,
-                grace=settings.grace,
-                shutdown=shutdown,
-                on_exchange=log_exchange,
-            )
-        )
-        addresses = [listener.address for listener in listeners]
-        task_status.started(Started(addresses, settings.data.absolute(), opened.admin_password))
+        try:
+            async with opened.registry.running(), trio.open_nursery() as nursery:
+                await nursery.start(
+                    partial(
+                        serve_listeners,
+                        opened.registry,
+                        listeners,
+                        limits=settings.limits,
+                        grace=settings.grace,
+                        shutdown=shutdown,
+                        on_exchange=log_exchange,
+                    )
+                )
+                addresses = [listener.address for listener in listeners]
+                task_status.started(Started(addresses, settings.data.absolute(), opened.admin_password))
+        finally:
+            for listener in listeners:
+                listener.close()

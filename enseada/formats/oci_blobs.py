@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from enseada.formats.oci_common import delete_found, link_id, reply
 from enseada.protocols.http1.ranges import select
 from enseada.protocols.oci import errors, names
+from enseada.storage.blobs.base import BlobMissing
 
 if TYPE_CHECKING:
     from enseada.auth.policy import Subject
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from enseada.protocols.digests import Digest
     from enseada.router import Params
     from enseada.storage.documents.base import Document
+
+_log = logging.getLogger(__name__)
 
 FOREVER = "private, max-age=31536000, immutable"
 """Cache-Control of what a digest names: it never changes, and is for those who may read it."""
@@ -30,7 +34,9 @@ class BlobHandlers:
         """GET and HEAD: the blob, or a range of it."""
         name, digest = params["name"], names.check_digest(params["digest"])
         await self._find(name, digest)
-        blob = await self._stores.blobs.find(digest)
+        # HEAD is what a client asks before it leaves out an upload, so it promises only bytes that are really there.
+        blobs = self._stores.blobs
+        blob = await (blobs.is_stored(digest) if request.method == "HEAD" else blobs.find(digest))
         if blob is None:
             raise _unknown(digest)
         fields = [
@@ -51,7 +57,11 @@ class BlobHandlers:
         length = selection.stop - selection.start
         if request.method == "HEAD" or not length:
             return reply(selection.status, fields, b"", "application/octet-stream", length=length)
-        content = await self._stores.blobs.open(digest, selection.start, selection.stop)
+        try:
+            content = await blobs.open(digest, selection.start, selection.stop)
+        except BlobMissing:
+            _log.error("request %s: the bytes of %s are lost; a push of the same blob heals it", request.id, digest)
+            raise _unknown(digest) from None
         return reply(selection.status, fields, content, "application/octet-stream")
 
     async def delete(self, request: Request, params: Params, subject: Subject) -> Response:
