@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from enseada.http import unavailable
 from enseada.protocols.oci.errors import error
 from enseada.protocols.oci.upload import Input, wrong_place
 from enseada.storage.blobs.base import BlobError
@@ -92,14 +93,16 @@ class Uploads:
         async with self._turn(session):
             document = await self.document(session)
             ended = {"state": "ended", "name": session.name}
-            await self.documents.put(Document(session.document_id, ended, document.rev if document else None))
-            if document is not None:
-                # The session is over whatever happens now; what cannot be removed is left to the sweeper.
-                try:
-                    with self.last_moments():
+            with self.last_moments() as moments:
+                await self.documents.put(Document(session.document_id, ended, document.rev if document else None))
+                if document is not None:
+                    # The session is over whatever happens now; what cannot be removed is left to the sweeper.
+                    try:
                         await self.blobs.store.discard(Saved.decode(document.data["saved"]).writer)
-                except (BlobError, OSError) as reason:
-                    _log.warning("the bytes of cancelled upload %s stay for now: %s", session.document_id, reason)
+                    except (BlobError, OSError) as reason:
+                        _log.warning("the bytes of cancelled upload %s stay for now: %s", session.document_id, reason)
+            if moments.cancelled_caught:
+                raise unavailable("the upload could not be cancelled in time")
 
     @asynccontextmanager
     async def open(

@@ -15,7 +15,7 @@ from enseada.storage.blobs.memory import MemoryStore as MemoryBlobs
 from enseada.storage.documents.base import Conflict, Document, Unavailable, Unknown
 from enseada.storage.documents.memory import MemoryStore as MemoryDocuments
 from tests.cancel import cancel_at_every_checkpoint
-from tests.enseada.upload_world import link, payload
+from tests.enseada.upload_world import OneByOne, link, payload
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -30,8 +30,8 @@ LINK = link(DIGEST)
 class Writes:
     """Two stores, and a count of commits that were asked for."""
 
-    def __init__(self) -> None:
-        self.documents = MemoryDocuments()
+    def __init__(self, documents: MemoryDocuments | None = None) -> None:
+        self.documents = documents or MemoryDocuments()
         self.store = MemoryBlobs()
         self.blobs = Blobs(self.documents, self.store)
         self.commits = 0
@@ -226,6 +226,19 @@ async def test_when_documents_fail_it_can_be_done_again(error: type[Exception], 
     with pytest.raises(error):
         await writes.blobs.publish(blob, [LINK], commit=writer.commit)
     assert await writes.blobs.publish(blob, [LINK], commit=writer.commit) == blob
+    assert await writes.read(writes.elsewhere()) == CONTENT
+
+
+async def test_what_stands_of_an_earlier_try_is_no_hindrance() -> None:
+    """Where documents have no transactions."""
+    writes = Writes(OneByOne())
+    blob, writer = await writes.written()
+    for id in (blob.document_id, LINK.id, "upload:x"):
+        writes.documents.fail("put", id)
+        with pytest.raises(Unavailable):
+            await writes.blobs.publish(blob, [LINK], [Document("upload:x", {})], writer.commit)
+    await writes.blobs.publish(blob, [LINK], [Document("upload:x", {})], writer.commit)
+    assert await writes.documents.get("upload:x") is not None
     assert await writes.read(writes.elsewhere()) == CONTENT
 
 

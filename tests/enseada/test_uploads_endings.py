@@ -20,15 +20,13 @@ from enseada.storage.documents.base import DocumentError, Unavailable
 from enseada.storage.documents.memory import MemoryStore as MemoryDocuments
 from enseada.storage.documents.sqlite import SQLiteStore
 from tests.cancel import cancel_at_every_checkpoint
-from tests.enseada.upload_world import LentBody, World, new_session, payload
+from tests.enseada.upload_world import LentBody, OneByOne, World, new_session, payload
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from enseada.blobs import Blob
     from enseada.protocols.oci.session import Session
-    from enseada.storage.documents.base import Document
 
 GONE = BodyError("the client has gone", None)
 CONTENT = payload(100)
@@ -52,16 +50,14 @@ def world(documents: MemoryDocuments, store: MemoryBlobs) -> World:
     return World(documents, store)
 
 
+async def hangs(*_: object) -> None:
+    await trio.sleep_forever()
+
+
 async def code(call: Any) -> tuple[int, str]:
     with pytest.raises(RegistryError) as failure:
         await call
     return failure.value.status, failure.value.code
-
-
-async def broken(world: World, session: Session, content: bytes, digest: Digest = DIGEST) -> None:
-    """A PUT whose client goes away after ``content``."""
-    with pytest.raises(BodyError):
-        await world.put(session, LentBody(content, failure=GONE), digest)
 
 
 # The digest
@@ -135,13 +131,6 @@ async def test_the_algorithm_that_is_known_is_the_one_that_runs(world: World, st
     assert await world.blob(OTHER_WAY) == CONTENT
 
 
-class OneByOne(MemoryDocuments):
-    """Documents without transactions: what stands before a failure in `put_in_order` stays."""
-
-    async def put_in_order(self, docs: Sequence[Document]) -> Sequence[Document]:
-        return [await self.put(doc) for doc in docs]
-
-
 async def test_refused_bytes_that_are_a_blob_already_stay() -> None:
     """They were published under one digest, nobody heard of it, and now another one is asked for, and wrong."""
     documents = OneByOne()
@@ -213,6 +202,37 @@ async def test_a_cancellation_waits_for_the_writer(world: World, autojump_clock:
         await trio.testing.wait_all_tasks_blocked()
         quiet.set()
     assert await code(world.uploads.offset(session)) == (404, "BLOB_UPLOAD_UNKNOWN")
+
+
+async def test_a_cancellation_cut_off_anywhere_leaves_all_or_nothing(world: World, store: MemoryBlobs) -> None:
+    sessions: list[Session] = []
+
+    async def make() -> None:
+        sessions.append(new_session())
+        with trio.CancelScope(shield=True):
+            await world.patch(sessions[-1], CONTENT)
+        await world.uploads.cancel(sessions[-1])
+
+    async def after() -> None:
+        world.check_nothing_leaks()
+        with suppress(RegistryError):
+            assert await world.uploads.offset(sessions[-1]) == len(store.keys) * 100
+            await world.uploads.cancel(sessions[-1])
+        assert store.keys == []
+
+    assert await cancel_at_every_checkpoint(make, after) > 5
+
+
+async def test_a_cancellation_does_not_wait_for_ever(
+    world: World, documents: MemoryDocuments, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    session = new_session()
+    await world.patch(session, CONTENT)
+    with monkeypatch.context() as patched:
+        patched.setattr(documents, "put", hangs)
+        assert await code(world.uploads.cancel(session)) == (503, "UNAVAILABLE")
+    assert trio.current_time() == world.policy.suspend_time
+    assert await world.uploads.offset(session) == 100
 
 
 @pytest.mark.parametrize("kind", ["patch", "put"])

@@ -142,6 +142,81 @@ async def test_what_the_store_could_not_keep_is_not_acknowledged() -> None:
     world.check_nothing_leaks()
 
 
+async def test_a_flush_that_fails_is_made_up_for_when_the_upload_is_let_go_of() -> None:
+    world = memory()
+    assert isinstance(world.store, MemoryBlobs)
+    world.store.fail("flush")
+    session = new_session()
+    await world.patch(session, CONTENT)
+    assert await world.uploads.offset(session) == 100
+
+
+async def test_a_session_is_saved_before_its_bytes_are_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else another process could take them up where they were before, and cut off what was acknowledged."""
+    world = memory()
+    session = new_session()
+    suspend = MemoryWriter.suspend
+    said: list[int] = []
+
+    async def watched(writer: MemoryWriter) -> int:
+        said.append(await world.restarted().offset(session))
+        return await suspend(writer)
+
+    monkeypatch.setattr(MemoryWriter, "suspend", watched)
+    await world.patch(session, CONTENT)
+    assert said == [100]
+
+
+async def test_who_read_the_session_too_early_does_not_write_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process saved more, and let go, between our look at the document and our taking of the bytes."""
+    world = memory()
+    store = world.store
+    assert isinstance(store, MemoryBlobs)
+    theirs = World(world.documents, store, world.policy)
+    session = new_session()
+    await world.patch(session, CONTENT[:10])
+    resume = store.resume
+
+    async def late(state: bytes) -> MemoryWriter:
+        monkeypatch.undo()
+        await theirs.patch(session, CONTENT[10:40])
+        return await resume(state)
+
+    monkeypatch.setattr(store, "resume", late)
+    body = LentBody(CONTENT[10:])
+    await refused(404, world.patch(session, body))
+    assert body.pulled == 0
+    await refused(404, world.uploads.offset(session))
+    world.check_nothing_leaks()
+
+
+async def test_a_doubt_stays_until_a_write_has_settled_it() -> None:
+    world = memory()
+    documents = world.documents
+    assert isinstance(documents, MemoryDocuments)
+    session = new_session()
+    quiet = trio.Event()
+
+    async def push() -> None:
+        with pytest.raises(Unavailable):
+            await world.patch(session, body)
+
+    async with trio.open_nursery() as nursery:
+        body = LentBody(CONTENT, silence=quiet)
+        nursery.start_soon(push)
+        await body.silent.wait()
+        documents.fail("put", error=Unknown, applied=True)
+        documents.fail("get", session.document_id)
+        await world.uploads.save_idle()
+        documents.fail("put", times=2)
+        quiet.set()
+    assert world.uploads.in_doubt == {session.document_id}
+    assert await world.uploads.offset(session) == 100
+    await world.put(session, b"", DIGEST)
+    assert not world.uploads.in_doubt
+    assert await world.blob(DIGEST) == CONTENT
+
+
 async def test_bytes_that_are_gone_end_the_session() -> None:
     world = memory()
     session = new_session()

@@ -15,7 +15,7 @@ from enseada.storage.blobs.memory import MemoryStore as MemoryBlobs
 from enseada.storage.blobs.memory import MemoryWriter
 from enseada.storage.documents.base import Unavailable, Unknown
 from enseada.storage.documents.memory import MemoryStore as MemoryDocuments
-from tests.enseada.upload_world import LentBody, World, new_session, payload
+from tests.enseada.upload_world import LentBody, World, at_step, new_session, payload
 
 if TYPE_CHECKING:
 
@@ -131,15 +131,64 @@ async def test_a_put_whose_documents_failed_can_be_repeated(
     world.check_nothing_leaks()
 
 
-@pytest.mark.parametrize("operation", ["flush", "commit"])
-async def test_a_put_whose_commit_failed_can_be_repeated(world: World, store: MemoryBlobs, operation: Any) -> None:
+@pytest.mark.parametrize(("operation", "parts"), [("flush", None), ("commit", None), ("commit", 30)])
+async def test_a_put_whose_commit_failed_can_be_repeated(operation: Any, parts: int | None) -> None:
+    store = MemoryBlobs(parts=parts)
+    world = World(MemoryDocuments(), store)
     session = new_session()
     await world.patch(session, CONTENT[:30])
     store.fail(operation, after_bytes=31)
     assert await code(world.put(session, CONTENT[30:], DIGEST)) == (503, "UNAVAILABLE")
-    assert await world.uploads.offset(session) == 100
+    assert await world.uploads.offset(session) == (90 if parts else 100)
     await world.put(session, CONTENT[30:], DIGEST)
     assert await world.blob(DIGEST) == CONTENT
+
+
+async def test_a_put_that_was_saved_while_it_came_can_be_repeated_too(
+    world: World, documents: MemoryDocuments
+) -> None:
+    world.policy = replace(world.policy, save_idle_bytes=1)
+    world.uploads = world.restarted()
+    session = new_session()
+    quiet = trio.Event()
+
+    async def first() -> None:
+        documents.fail("put_in_order", "blob:")
+        with pytest.raises(Unavailable):
+            await world.put(session, body, DIGEST)
+
+    async with trio.open_nursery() as nursery:
+        body = LentBody(CONTENT, silence=quiet)
+        nursery.start_soon(first)
+        await body.silent.wait()
+        await world.uploads.save_idle()
+        quiet.set()
+    assert await world.uploads.offset(session) == 100
+    await world.put(session, CONTENT, DIGEST)
+    assert await world.blob(DIGEST) == CONTENT
+
+
+async def test_a_repeated_put_that_is_killed_at_any_step() -> None:
+    """What GET says then is there, also while the upload goes back to where the PUT began."""
+    number, left = 0, [World()]
+    while left:
+        number += 1
+        world = World(MemoryDocuments(), MemoryBlobs())
+        session = new_session()
+        await world.patch(session, CONTENT[:30])
+        await broken(world, session, CONTENT[30:60])
+        left = []
+        with at_step(number, lambda: left.append(world.copy())):  # noqa: B023
+            await world.put(session, LentBody(CONTENT[30:], [40]), DIGEST)
+        for each in left:
+            if await each.blob(DIGEST) is None:
+                at = await each.uploads.offset(session)
+                document = await each.document(session)
+                assert document is not None
+                assert await each.read(document.data["key"], at) == CONTENT[:at]
+                await each.put(session, CONTENT[30:], DIGEST)
+            assert await each.blob(DIGEST) == CONTENT
+    assert number > 20
 
 
 async def test_a_put_that_is_repeated_after_kill_9_in_its_commit(
@@ -187,8 +236,11 @@ async def test_more_bytes_for_a_blob_that_is_final_are_refused(world: World, doc
     assert await world.blob(DIGEST) == CONTENT
 
 
-async def test_a_write_of_the_session_in_doubt_is_no_hindrance(world: World, documents: MemoryDocuments) -> None:
-    """The answer to a save was lost, twice: the PUT knows the revision all the same."""
+@pytest.mark.parametrize("lost", ["twice", "with all knowledge of it"])
+async def test_a_write_of_the_session_in_doubt_is_no_hindrance(
+    world: World, documents: MemoryDocuments, lost: str
+) -> None:
+    """The answer to a save was lost: the PUT ends the session all the same."""
     world.policy = replace(world.policy, save_idle_bytes=1)
     world.uploads = world.restarted()
     session = new_session()
@@ -197,7 +249,11 @@ async def test_a_write_of_the_session_in_doubt_is_no_hindrance(world: World, doc
         body = LentBody(CONTENT, silence=quiet)
         nursery.start_soon(world.put, session, body, DIGEST)
         await body.silent.wait()
-        documents.fail("put", error=Unknown, times=2, applied=True)
+        if lost == "twice":
+            documents.fail("put", error=Unknown, times=2, applied=True)
+        else:
+            documents.fail("put", error=Unknown, applied=True)
+            documents.fail("get", session.document_id)
         await world.uploads.save_idle()
         quiet.set()
     assert await world.blob(DIGEST) == CONTENT

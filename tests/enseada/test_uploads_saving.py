@@ -20,14 +20,15 @@ from enseada.storage.blobs.memory import MemoryWriter
 from enseada.storage.documents.base import Conflict, Unavailable, Unknown
 from enseada.storage.documents.memory import MemoryStore as MemoryDocuments
 from enseada.storage.documents.sqlite import SQLiteStore
+from enseada.upload import Upload
 from enseada.uploads import UploadPolicy
 from tests.enseada.upload_world import LentBody, World, new_session, payload
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from enseada.http import Chunk
     from enseada.protocols.oci.session import Session
-    from enseada.upload import Upload
 
 GONE = BodyError("the client has gone", None)
 CONTENT = payload(100)
@@ -185,6 +186,34 @@ async def test_one_byte_is_no_place_to_rest() -> None:
     async with Slow(world, 1) as slow:
         await world.uploads.save_idle()
         assert await slow.offset() == 0
+
+
+async def test_nothing_is_saved_in_the_midst_of_a_write(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A writer is used by one task at a time."""
+    world = memory(inline=False)
+    session = new_session()
+    stored = trio.Event()
+    writing = trio.Event()
+    write = MemoryWriter.write
+
+    async def slow(writer: MemoryWriter, data: Chunk) -> None:
+        writing.set()
+        await stored.wait()
+        await write(writer, data)
+
+    async with trio.open_nursery() as nursery:
+        monkeypatch.setattr(MemoryWriter, "write", slow)
+        with monkeypatch.context() as patched:
+            patched.setattr(MemoryWriter, "flush", fails)
+            patched.setattr(Upload, "gained", 1000)
+            nursery.start_soon(world.patch, session, CONTENT)
+            await writing.wait()
+            await world.uploads.save_idle()
+        stored.set()
+    assert caplog.records == []
+    assert await world.uploads.offset(session) == 100
 
 
 async def test_the_task_saves_in_its_interval(autojump_clock: trio.testing.MockClock) -> None:

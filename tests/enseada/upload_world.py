@@ -121,6 +121,13 @@ class LentBody:
         raise StopAsyncIteration
 
 
+class OneByOne(MemoryDocuments):
+    """Documents without transactions: what stands before a failure in `put_in_order` stays."""
+
+    async def put_in_order(self, docs: Sequence[Document]) -> Sequence[Document]:
+        return [await self.put(doc) for doc in docs]
+
+
 class _AtStep(trio.abc.Instrument):
     def __init__(self, number: int, action: Callable[[], None]) -> None:
         self._task = trio.lowlevel.current_task()
