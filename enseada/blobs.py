@@ -67,18 +67,27 @@ class Blobs:
     async def open(self, digest: Digest, start: int = 0, stop: int | None = None) -> Content:
         """Open a blob's bytes. Raises BlobMissing, BlobUnavailable, documents' Unavailable.
 
-        Bytes that are missing may have moved since the blob was cached: it is read again before that is an error.
+        Bytes that are missing, or fewer than they should be, may have been replaced under another key since the blob
+        was cached: it is read again before that is an error.
         """
         blob = await self.find(digest)
         if blob is not None:
             try:
-                return await self.store.open(Span(blob.key, start, stop))
+                return await self._open(blob, start, stop)
             except BlobMissing:
                 self._cache.pop(str(digest), None)
         fresh = await self.find(digest)
         if fresh is None or fresh == blob:
             raise BlobMissing(str(digest))
-        return await self.store.open(Span(fresh.key, start, stop))
+        return await self._open(fresh, start, stop)
+
+    async def _open(self, blob: Blob, start: int, stop: int | None) -> Content:
+        stop = blob.size if stop is None else min(stop, blob.size)
+        content = await self.store.open(Span(blob.key, start, stop))
+        if content.length != max(0, stop - start):
+            await content.aclose()
+            raise BlobMissing(f"{blob.key} has not all of the {blob.size} bytes of {blob.digest}")
+        return content
 
     async def is_stored(self, digest: Digest) -> Blob | None:
         """The blob with that digest if its bytes are really there, else None; for whoever is about to rely on them."""

@@ -52,6 +52,13 @@ async def open_data(settings: Settings) -> AsyncIterator[Opened]:
 
     Raises StartError: the folder cannot be used, or another server has it.
     """
+    async with open_stores(settings) as (documents, store):
+        yield await start_registry(settings, documents, store)
+
+
+@asynccontextmanager
+async def open_stores(settings: Settings) -> AsyncIterator[tuple[DocumentStore, BlobStore]]:
+    """The stores in the folder ``settings.data``, which is ours alone while the block runs. Raises StartError."""
     from enseada.storage.blobs.base import BlobUnavailable
     from enseada.storage.blobs.local import LocalStore
     from enseada.storage.documents.sqlite import SQLiteStore
@@ -68,19 +75,23 @@ async def open_data(settings: Settings) -> AsyncIterator[Opened]:
             except BlobUnavailable as reason:
                 raise StartError(str(reason)) from reason
             try:
-                try:
-                    opened = await open_registry(settings, documents, store)
-                except DocumentError as reason:
-                    raise StartError(
-                        f"the documents in {settings.documents_path} can be opened, and not used: {reason}"
-                    ) from reason
-                yield opened
+                yield documents, store
             finally:
                 with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
                     await store.aclose()
         finally:
             with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
                 await documents.aclose()
+
+
+async def start_registry(settings: Settings, documents: DocumentStore, store: BlobStore) -> Opened:
+    """As `open_registry`, at the start of a server: stores that cannot be used are a StartError."""
+    try:
+        return await open_registry(settings, documents, store)
+    except DocumentError as reason:
+        raise StartError(
+            f"the documents in {settings.documents_path} can be opened, and not used: {reason}"
+        ) from reason
 
 
 async def open_registry(

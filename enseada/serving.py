@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from enseada.build import StartError, open_data
+from enseada.build import StartError, open_stores, start_registry
 from enseada.logs import log_exchange
 from enseada.server import ListenError, open_listeners, serve_listeners
 
@@ -37,12 +37,14 @@ async def serve(
 
     Cancelled: requests are cancelled, uploads under way are saved, and everything is closed.
     """
-    async with open_data(settings) as opened:
+    async with open_stores(settings) as (documents, store):
+        # The addresses first: the first start makes the password of ``admin``, and must live to tell it.
         try:
             listeners = await open_listeners(settings.listen)
         except ListenError as reason:
             raise StartError(str(reason)) from reason
         try:
+            opened = await start_registry(settings, documents, store)
             async with opened.registry.running(), trio.open_nursery() as nursery:
                 await nursery.start(
                     partial(

@@ -154,6 +154,21 @@ async def test_bytes_of_another_length_are_not_the_blob(caplog: pytest.LogCaptur
     assert blob.key in caplog.text
 
 
+@pytest.mark.parametrize(("start", "stop"), [(0, None), (10, 90), (60, 70)])
+async def test_bytes_that_were_cut_off_are_never_sent_for_the_whole(start: int, stop: int | None) -> None:
+    """Nor for ever by a process that knew the blob before another one replaced its bytes."""
+    writes = Writes()
+    blob = await writes.push()
+    await writes.blobs.find(DIGEST)
+    del writes.store._blobs[blob.key].content[50:]
+    with pytest.raises(BlobMissing):
+        await writes.blobs.open(DIGEST, start, stop)
+    assert await writes.read(writes.blobs, 5, 50) == CONTENT[5:50]  # what is there is what it was
+    healed = await writes.push()
+    assert healed.key != blob.key
+    assert await writes.read(writes.blobs, start, stop) == CONTENT[start:stop]
+
+
 @pytest.mark.parametrize("lost", ["all", "some"])
 @pytest.mark.parametrize("cached", [True, False])
 async def test_publishing_heals_a_blob_whose_bytes_are_lost(lost: str, cached: bool) -> None:

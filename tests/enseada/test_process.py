@@ -244,6 +244,15 @@ def test_two_servers_on_one_folder(tmp_path: Path) -> None:
         assert server.end() == 0
 
 
+def test_a_start_that_fails_does_not_keep_the_password_for_itself(tmp_path: Path) -> None:
+    """It is made at the first start that can tell it."""
+    data = tmp_path / "data"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert refused(data, "--listen", f"127.0.0.1:{taken.getsockname()[1]}")[0] == 1
+    with serving(data) as server:
+        assert "admin password: " in server.said
+
+
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
