@@ -14,6 +14,7 @@ from enseada.auth.policy import CATALOG, Action, image
 from enseada.formats import docker_token
 from enseada.formats.oci_blobs import BlobHandlers
 from enseada.formats.oci_common import reply
+from enseada.formats.oci_content import ManifestContents
 from enseada.formats.oci_lists import ListHandlers
 from enseada.formats.oci_manifests import ManifestHandlers
 from enseada.formats.oci_uploads import UploadHandlers
@@ -50,8 +51,9 @@ class OCI:
         self._tokens = tokens
         uploads = UploadHandlers(stores, authorizer)
         blobs = BlobHandlers(stores)
-        manifests = ManifestHandlers(stores, authorizer)
-        lists = ListHandlers(stores, authorizer)
+        contents = ManifestContents(stores)
+        manifests = ManifestHandlers(stores, authorizer, contents)
+        lists = ListHandlers(stores, authorizer, contents)
 
         async def token_route(request: Request, params: Params, subject: Subject) -> Response:
             return await tokens.token(request)

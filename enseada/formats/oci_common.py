@@ -5,7 +5,9 @@ The documents, one a fact (CLUSTER: ranges list them, nothing is decided by a ra
     repository:oci:<repository>                       a repository and its policy
     oci-image:<name>                                  a name under which a manifest was pushed
     oci-link:<digest>@<name>                          that name has that blob
-    oci-manifest:<name>@<digest>                      that name has that manifest; holds its bytes if they are few
+    oci-manifest:<name>@<digest>                      that name has that manifest
+    oci-manifest-content:<digest>                     a manifest's bytes if they are few; else they are a blob
+    oci-manifest-link:<digest>@<name>                 that name needs them: the sweeper asks for it by its id
     oci-tag:<name>:<tag>                              which manifest the tag is on
     oci-referrer:<name>@<subject>@<digest>            that manifest names that subject
 
@@ -67,6 +69,15 @@ def link_id(name: str, digest: Digest) -> str:
 
 def manifest_id(name: str, digest: Digest | str) -> str:
     return f"oci-manifest:{name}@{digest}"
+
+
+def content_id(digest: Digest) -> str:
+    return f"oci-manifest-content:{digest}"
+
+
+def manifest_link_id(name: str, digest: Digest) -> str:
+    """Digest first, as in `link_id`. It is no such link: by that one a name would have the manifest as a blob."""
+    return f"oci-manifest-link:{digest}@{name}"
 
 
 def tag_id(name: str, tag: str) -> str:

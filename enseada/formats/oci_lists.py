@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from enseada.auth.policy import Authorizer, Subject
     from enseada.formats.oci_common import OCIStores
+    from enseada.formats.oci_content import ManifestContents
     from enseada.http import Request, Response
     from enseada.router import Params
     from enseada.storage.documents.base import Document
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 MAX_PAGE = 1000
 """Entries of one page, and what a client gets that does not say how many it wants."""
 SCAN_PAGE = 200
-"""Documents read at once: with the manifests that they speak of, at most 25 MiB."""
+"""Documents read at once."""
 MAX_REFERRERS_BYTES = 4 * 1024 * 1024
 """A page of referrers: clients read an index of at most this size (distribution-spec, "Listing Referrers")."""
 
@@ -37,9 +38,10 @@ MAX_REFERRERS_BYTES = 4 * 1024 * 1024
 class ListHandlers:
     """The routes that list."""
 
-    def __init__(self, stores: OCIStores, authorizer: Authorizer) -> None:
+    def __init__(self, stores: OCIStores, authorizer: Authorizer, contents: ManifestContents) -> None:
         self._stores = stores
         self._authorizer = authorizer
+        self._contents = contents
 
     async def tags(self, request: Request, params: Params, subject: Subject) -> Response:
         """The tags of an image, in the order of their bytes."""
@@ -128,14 +130,7 @@ class ListHandlers:
 
     async def _large_entry(self, digest: str, manifest: Document) -> dict[str, Any]:
         """The entry of a manifest whose annotations were too large to be kept twice."""
-        if "content" in manifest.data:
-            content = manifest.data["content"].encode()
-        else:
-            stored = await self._stores.blobs.open(Digest.parse(digest))
-            try:
-                content = b"".join([chunk async for chunk in stored])
-            finally:
-                await stored.aclose()
+        content = await self._contents.read(Digest.parse(digest), inline=manifest.data["inline"])
         # Its structure was counted when it was pushed.
         parsed = parse(content, manifest.data["media_type"], values=len(content), depth=len(content))
         return referrers.entry(parsed, Digest.parse(digest), len(content))

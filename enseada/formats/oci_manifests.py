@@ -1,8 +1,8 @@
 """Manifests and tags: end-3, end-7 and end-9 of the distribution-spec.
 
-A manifest's bytes are kept verbatim: in its document if they are few, else as a blob. What is visible hangs on the
-manifest's document; a tag says which manifest it is on, and which life of it: a manifest that is deleted and pushed
-again does not bring its old tags back.
+What is visible hangs on the manifest's document, which is small: its bytes are elsewhere (`oci_content`), by digest. A
+tag says which manifest it is on, and which life of it: a manifest that is deleted and pushed again does not bring its
+old tags back.
 """
 
 from __future__ import annotations
@@ -19,26 +19,29 @@ from weakref import WeakValueDictionary
 import anyio
 
 from enseada.auth.policy import Action, image
-from enseada.blobs import Blob
 from enseada.formats.oci_blobs import FOREVER
 from enseada.formats.oci_common import (
     TRIES,
     check_repository,
+    content_id,
     delete_found,
     image_id,
     link_id,
     manifest_id,
+    manifest_link_id,
     referrer_id,
     reply,
     repository_document,
     repository_id,
     tag_id,
 )
+from enseada.formats.oci_content import INLINE_BYTES, content_document
 from enseada.http import unavailable
 from enseada.protocols.digests import Digest
 from enseada.protocols.http1.ranges import select
 from enseada.protocols.oci import errors, names, referrers
 from enseada.protocols.oci.manifest import Manifest, parse
+from enseada.storage.blobs.base import BlobMissing
 from enseada.storage.documents.base import Conflict, Document, DocumentError, prefix_range
 
 if TYPE_CHECKING:
@@ -46,15 +49,13 @@ if TYPE_CHECKING:
 
     from enseada.auth.policy import Authorizer, Subject
     from enseada.formats.oci_common import OCIStores
+    from enseada.formats.oci_content import ManifestContents
     from enseada.http import Body, RegistryError, Request, Response
     from enseada.router import Params
-    from enseada.storage.blobs.base import BlobWriter
     from enseada.storage.documents.base import DocumentStore
 
 _log = logging.getLogger(__name__)
 
-INLINE_BYTES = 32 * 1024
-"""A manifest up to this size lives in its document; documents stay under 64 KiB, also when JSON escapes double it."""
 MAX_TAGS = 100
 """Tags that one PUT may set."""
 _TAG_PAGE = 500
@@ -63,30 +64,34 @@ _TAG_PAGE = 500
 class ManifestHandlers:
     """The routes under ``manifests/``."""
 
-    def __init__(self, stores: OCIStores, authorizer: Authorizer) -> None:
+    def __init__(self, stores: OCIStores, authorizer: Authorizer, contents: ManifestContents) -> None:
         self._stores = stores
         self._authorizer = authorizer
+        self._contents = contents
         self._turns: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
 
     async def get(self, request: Request, params: Params, subject: Subject) -> Response:
         """GET and HEAD by tag or digest: the bytes as they were pushed, under the type with which they were."""
         name, reference = params["name"], names.check_reference(params["reference"])
         document = await self._find(name, reference)
-        digest = document.id.rpartition("@")[2]
+        digest = Digest.parse(document.id.rpartition("@")[2])
         data = document.data
         fields = [
-            ("Docker-Content-Digest", digest),
+            ("Docker-Content-Digest", str(digest)),
             ("ETag", f'"{digest}"'),
             ("Cache-Control", FOREVER if isinstance(reference, Digest) else "no-cache"),
         ]
-        selection = select("HEAD", request.headers, digest, data["size"])  # no ranges of manifests
+        selection = select("HEAD", request.headers, str(digest), data["size"])  # no ranges of manifests
         if selection.status != 200:
             return reply(selection.status, fields)
-        if request.method == "HEAD":
-            return reply(200, fields, b"", data["media_type"], length=data["size"])
-        if "content" in data:
-            return reply(200, fields, data["content"].encode(), data["media_type"])
-        content = await self._stores.blobs.open(Digest.parse(digest))
+        try:
+            if request.method == "HEAD":
+                await self._contents.check(digest, inline=data["inline"])
+                return reply(200, fields, b"", data["media_type"], length=data["size"])
+            content = await self._contents.open(digest, inline=data["inline"])
+        except BlobMissing:
+            _log.error("request %s: the bytes of %s are lost; a push of it heals it", request.id, document.id)
+            raise _unknown(reference) from None
         return reply(200, fields, content, data["media_type"])
 
     async def put(self, request: Request, params: Params, subject: Subject) -> Response:
@@ -108,7 +113,7 @@ class ManifestHandlers:
         await self._check_references(name, manifest)
         set_tags = tags if isinstance(reference, Digest) else [reference]
         if len(content) > INLINE_BYTES:
-            await self._store(digest, content)
+            await self._contents.store(digest, content)
         await self._publish(name, digest, content, manifest, set_tags, subject)
         fields = [
             ("Location", request.reference(f"/v2/{name}/manifests/{digest}")),
@@ -176,23 +181,6 @@ class ManifestHandlers:
             failures = [{"digest": str(digest)} for digest in missing]
             raise errors.error("MANIFEST_BLOB_UNKNOWN", f"{name} does not have {missing[0]}", failures)
 
-    async def _store(self, digest: Digest, content: bytes) -> None:
-        """Keep a large manifest's bytes as a blob; no link makes it visible as one."""
-        blobs = self._stores.blobs
-        if await blobs.is_stored(digest) is not None:
-            return
-        key = blobs.store.new_key()
-        writer = await blobs.store.create(key, len(content))
-        try:
-            await _write(writer, content)
-            visible = await blobs.publish(Blob(digest, key, len(content)), [], commit=writer.commit)
-        except BaseException:
-            with self._stores.uploads.last_moments():
-                await writer.abort()
-            raise
-        if visible.key != key:
-            await writer.abort()
-
     async def _publish(
         self, name: str, digest: Digest, content: bytes, manifest: Manifest, tags: Sequence[str], subject: Subject
     ) -> None:
@@ -217,8 +205,9 @@ class ManifestHandlers:
         """
         documents = self._stores.documents
         tag_ids = [tag_id(name, tag) for tag in tags]
-        ids = [repository_id(name), image_id(name), manifest_id(name, digest), *tag_ids]
-        repository, image, known, *tagged = await documents.get_many(ids)
+        ids = [repository_id(name), image_id(name), manifest_id(name, digest), manifest_link_id(name, digest)]
+        ids += [content_id(digest), *tag_ids]
+        repository, image, known, link, kept, *tagged = await documents.get_many(ids)
         now = int(self._stores.clock())
         docs: list[Document] = []
         if repository is None:
@@ -226,9 +215,15 @@ class ManifestHandlers:
         if image is None:
             docs.append(Document(image_id(name), {"created": now}))
         born = secrets.token_hex(8) if known is None else known.data["born"]
+        if link is None or link.data["born"] != born:
+            # Each life of a manifest writes its own: so whoever cleans up after the one before never removes it.
+            data = {"born": born, "created": now}
+            docs.append(Document(manifest_link_id(name, digest), data, None if link is None else link.rev))
+        if kept is None and len(content) <= INLINE_BYTES:
+            docs.append(content_document(digest, content))
         if known is None or known.data["media_type"] != manifest.media_type:
             docs += await self._referrer(name, digest, len(content), manifest, born)
-            docs.append(_manifest_document(name, digest, content, manifest, born, now, known))
+            docs.append(_manifest_document(name, digest, len(content), manifest, born, now, known))
         for id, old in zip(tag_ids, tagged, strict=True):
             data = {"digest": str(digest), "born": born, "updated": now}
             if old is None:
@@ -266,10 +261,12 @@ class ManifestHandlers:
         """
         documents = self._stores.documents
         try:
+            ids = [manifest_link_id(name, digest)]
             if "subject" in document.data:
-                listed = await documents.get(referrer_id(name, Digest.parse(document.data["subject"]), digest))
-                if listed is not None and listed.data["born"] == document.data["born"]:
-                    await _delete_if_unchanged(documents, listed)
+                ids.append(referrer_id(name, Digest.parse(document.data["subject"]), digest))
+            for found in await documents.get_many(ids):
+                if found is not None and found.data["born"] == document.data["born"]:
+                    await _delete_if_unchanged(documents, found)
             start, stop = prefix_range(tag_id(name, ""))
             while page := await documents.scan(start, stop, _TAG_PAGE):
                 for tag in page:
@@ -298,13 +295,6 @@ async def _read(body: Body, limit: int) -> bytes:
     return bytes(content)
 
 
-async def _write(writer: BlobWriter, content: bytes) -> None:
-    """Write all of ``content``, cut at the writer's boundaries."""
-    while writer.offset < len(content):
-        stop = len(content) if writer.boundary is None else min(writer.boundary, len(content))
-        await writer.write(content[writer.offset : stop])
-
-
 def _digest(content: bytes, reference: Digest | str) -> Digest:
     algorithm = reference.algorithm if isinstance(reference, Digest) else "sha256"
     digest = Digest(algorithm, hashlib.new(algorithm, content).hexdigest())
@@ -314,16 +304,15 @@ def _digest(content: bytes, reference: Digest | str) -> Digest:
 
 
 def _manifest_document(
-    name: str, digest: Digest, content: bytes, manifest: Manifest, born: str, now: int, known: Document | None
+    name: str, digest: Digest, size: int, manifest: Manifest, born: str, now: int, known: Document | None
 ) -> Document:
     data: dict[str, object] = {
         "media_type": manifest.media_type,
-        "size": len(content),
+        "size": size,
+        "inline": size <= INLINE_BYTES,
         "born": born,
         "created": now,
     }
-    if len(content) <= INLINE_BYTES:
-        data["content"] = content.decode()
     if manifest.subject is not None:
         data["subject"] = str(manifest.subject.digest)
     return Document(manifest_id(name, digest), data, None if known is None else known.rev)

@@ -11,8 +11,8 @@ import pytest
 
 from enseada.auth.policy import CATALOG, Action
 from enseada.formats import oci_lists
+from enseada.formats.oci_content import INLINE_BYTES
 from enseada.formats.oci_lists import MAX_PAGE, MAX_REFERRERS_BYTES
-from enseada.formats.oci_manifests import INLINE_BYTES
 from enseada.protocols.oci.manifest import DOCKER_IMAGE, OCI_ARTIFACT, OCI_IMAGE, OCI_INDEX
 from enseada.storage.documents.memory import MemoryStore as MemoryDocuments
 from tests.enseada.oci_client import (

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
 
-from enseada.formats.oci_manifests import INLINE_BYTES, MAX_TAGS
+from enseada.formats import oci_content
+from enseada.formats.oci_content import INLINE_BYTES
+from enseada.formats.oci_manifests import MAX_TAGS
 from enseada.http import BodyError
 from enseada.limits import Limits
 from enseada.protocols.oci.manifest import DOCKER_IMAGE, DOCKER_LIST, OCI_ARTIFACT, OCI_IMAGE, OCI_INDEX
 from enseada.storage.blobs.memory import MemoryStore as MemoryBlobs
 from enseada.storage.documents.memory import MemoryStore as MemoryDocuments
+from enseada.storage.documents.sqlite import SQLiteStore
 from tests.enseada.oci_client import (
     CONFIG_TYPE,
     LAYER_TYPE,
@@ -26,7 +29,11 @@ from tests.enseada.oci_client import (
     image_manifest,
     in_memory,
     index_manifest,
+    on_disk,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NAME = "team/api"
 LAYER = b"a layer"
@@ -130,6 +137,114 @@ async def test_large_manifests_are_kept_as_blobs(spare: int) -> None:
         assert (await client.delete(f"/v2/{NAME}/manifests/{digest}")).status == 202
         assert await pulled(client, "latest") is None
         assert await pulled(client, "latest", "team/other") == content
+
+
+SMALL = image_manifest(b"{}", [LAYER])
+LARGE = image_manifest(b"{}", [LAYER], annotations={"k": "x" * INLINE_BYTES})
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+async def test_who_needs_a_manifests_bytes_can_be_asked_by_digest_and_name(content: bytes) -> None:
+    link = f"oci-manifest-link:{digest_of(content)}@{{}}".format
+    async with in_memory() as client:
+        assert isinstance(client.documents, MemoryDocuments)
+        for name in (NAME, "team/other"):
+            await with_blobs(client, name)
+            assert await client.documents.get(link(name)) is None
+            digest = await client.push_manifest(name, content, "latest")
+            assert await client.documents.get(link(name)) is not None
+        assert (await client.delete(f"/v2/{NAME}/manifests/{digest}")).status == 202
+        assert await client.documents.get(link(NAME)) is None
+        assert await client.documents.get(link("team/other")) is not None
+        # What a delete left behind does no harm: the next life of the manifest has its own.
+        client.documents.fail("delete", "oci-manifest-link:")
+        assert (await client.delete(f"/v2/team/other/manifests/{digest}")).status == 202
+        left = await client.documents.get(link("team/other"))
+        await client.push_manifest("team/other", content)
+        assert await client.documents.get(link("team/other")) not in (None, left)
+        assert (await client.delete(f"/v2/team/other/manifests/{digest}")).status == 202
+        assert await client.documents.get(link("team/other")) is None
+
+
+async def test_a_small_push_is_one_commit(tmp_path: Path) -> None:
+    async with on_disk(tmp_path) as client:
+        assert isinstance(client.documents, SQLiteStore)
+        await with_blobs(client)
+        before = client.documents.commits
+        await client.push_manifest(NAME, SMALL, "latest")
+        assert client.documents.commits == before + 1
+
+
+async def test_only_a_pull_reads_bytes() -> None:
+    """Lists, HEAD and conditions have enough in the manifest's own document, which is small."""
+    content = image_manifest(b"{}", [LAYER], subject=descriptor(b"the subject", OCI_IMAGE), x="x" * 20_000)
+    async with in_memory() as client:
+        assert isinstance(client.documents, MemoryDocuments)
+        await with_blobs(client)
+        digest = await client.push_manifest(NAME, content, "latest")
+        small = await client.documents.get(f"oci-manifest:{NAME}@{digest}")
+        assert small is not None
+        assert len(json.dumps(small.data)) < 1000
+        for method in ("get", "get_many", "scan"):
+            client.documents.fail(method, "oci-manifest-content:", times=1000)
+        for reference in ("latest", digest):
+            address = f"/v2/{NAME}/manifests/{reference}"
+            assert (await client.head(address)).length == len(content)
+            assert (await client.get(address, {"If-None-Match": f'"{digest}"'})).status == 304
+            assert (await client.get(address)).status == 503
+        assert await client.tags(NAME) == ["latest"]
+        assert len(await client.referrers(NAME, digest_of(b"the subject"))) == 1
+
+
+async def test_what_a_digest_means_is_remembered_and_a_name_is_asked() -> None:
+    async with in_memory() as client:
+        assert isinstance(client.documents, MemoryDocuments)
+        await with_blobs(client)
+        digest = await client.push_manifest(NAME, SMALL, "latest")
+        assert await pulled(client, "latest") == SMALL
+        client.documents.fail("get", "oci-manifest-content:", times=1000)
+        assert await pulled(client, "latest") == SMALL
+        assert await pulled(client, digest) == SMALL
+        assert await pulled(client, digest, "team/other") is None
+        assert (await client.delete(f"/v2/{NAME}/manifests/{digest}")).status == 202
+        assert await pulled(client, digest) is None
+
+
+async def test_what_was_not_pulled_for_longest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oci_content, "CACHE_BYTES", 2 * len(SMALL) + 100)
+    contents = [image_manifest(b"{}", [LAYER], x=number) for number in range(3)]
+    async with in_memory() as client:
+        assert isinstance(client.documents, MemoryDocuments)
+        await with_blobs(client)
+        for content in contents:
+            await client.push_manifest(NAME, content)
+        for number in (0, 1, 0, 2):
+            assert await pulled(client, digest_of(contents[number])) == contents[number]
+        client.documents.fail("get", "oci-manifest-content:", times=1000)
+        statuses = [(await client.get(f"/v2/{NAME}/manifests/{digest_of(content)}")).status for content in contents]
+        assert statuses == [200, 503, 200]
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+async def test_bytes_that_are_lost_are_unknown_until_they_are_pushed_again(content: bytes) -> None:
+    digest = digest_of(content)
+    async with in_memory() as client:
+        await with_blobs(client)
+        before = set(client.blobs.keys) if isinstance(client.blobs, MemoryBlobs) else set()
+        await client.push_manifest(NAME, content, "latest")
+        if content == LARGE:
+            assert isinstance(client.blobs, MemoryBlobs)
+            [key] = set(client.blobs.keys) - before
+            await client.blobs.delete(key)
+            assert (await client.head(f"/v2/{NAME}/manifests/latest")).status == 404
+        else:
+            document = await client.documents.get(f"oci-manifest-content:{digest}")
+            assert document is not None
+            await client.documents.delete(document)
+        assert await pulled(client, "latest") is None
+        assert await pulled(client, digest) is None
+        await client.push_manifest(NAME, content)
+        assert await pulled(client, "latest") == content
 
 
 async def test_four_megabytes_and_no_more() -> None:
