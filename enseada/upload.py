@@ -19,7 +19,7 @@ from enseada.protocols.digests import hasher, restore
 from enseada.protocols.oci.errors import error
 from enseada.protocols.oci.upload import Input, UploadMachine
 from enseada.storage.blobs.base import BlobBusy, BlobError, BlobLost, BlobUnavailable
-from enseada.storage.documents.base import DocumentError, Unavailable, Unknown
+from enseada.storage.documents.base import Conflict, DocumentError, Unavailable, Unknown
 from enseada.uploaddocument import Saved, UploadDocument
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Upload:
         self._session = session
         self._kind = kind
         self._keep = keep
-        self._document = UploadDocument(uploads.documents, session, uploads.in_doubt)
+        self._document = UploadDocument(uploads.documents, session, uploads.process, uploads.in_doubt)
         self._key = ""
         self._base: Saved | None = None
         self._saved_at = 0
@@ -64,6 +64,7 @@ class Upload:
         self._holding = False  # the writer is neither suspended nor aborted
         self._lock = anyio.Lock()  # held by whoever flushes, saves or ends the writer
         self._checkpoint: anyio.CancelScope | None = None
+        self._cancelled: RegistryError | None = None  # why nothing more can be saved: somebody ended the session
 
     @property
     def gained(self) -> int:
@@ -86,8 +87,11 @@ class Upload:
     async def receive(self, body: Body) -> None:
         """Take all of ``body``. Raises RegistryError (400, 404, 413, 503), BodyError, documents' Conflict."""
         if self._repeated:
-            async for _ in body:
-                pass
+            left = self.machine.offset
+            async for chunk in body:
+                left -= len(chunk)
+                if left < 0:
+                    raise error("SIZE_INVALID", f"more than the {self.machine.offset} bytes that came the first time")
             return
         with _store_failures():
             await ingest(body, self.machine, self._writer, self._progress)
@@ -121,7 +125,7 @@ class Upload:
             self.machine.accept()
             if visible.key != self._key:
                 with self._uploads.last_moments():
-                    await self._remove()
+                    await self._remove(committed=True)
         return visible
 
     async def rest(self) -> None:
@@ -134,6 +138,9 @@ class Upload:
 
     async def interrupted(self) -> None:
         """The request broke off: save what can be. Failures are logged, since the request has its own already."""
+        if self._cancelled is not None:
+            await self.abandon()
+            return
         # Within a write nobody knows how much was stored. And a session must not rest at offset 1 by accident: the
         # protocol writes it like offset 0.
         if self.machine.offset == self._writer.offset != 1:
@@ -191,7 +198,6 @@ class Upload:
         self._base = self._saved(0)
 
     async def _resume(self, span: tuple[int, int] | None, length: int | None) -> None:
-        await self._document.settle()
         try:
             await self._take()
             data = self._document.data
@@ -243,7 +249,9 @@ class Upload:
                 await self._uploads.documents.put_in_order(self._document.end("ended"))  # GET is to say so too
                 raise error("BLOB_UPLOAD_UNKNOWN", f"the bytes of this upload are gone: {lost}") from lost
             if self._holding and self._document.is_at(newest):
-                return
+                with suppress(Conflict):  # what was in doubt has happened: look again
+                    await self._document.settle()
+                    return
             await self.let_go()
             self._document.known = newest
 
@@ -256,7 +264,12 @@ class Upload:
 
     async def _progress(self) -> None:
         policy = self._uploads.policy
-        if self._writer.durable - self._tried_at < policy.save_bytes or not self._keep:
+        if self._cancelled is not None:
+            raise self._cancelled
+        if self._writer.durable - self._tried_at < policy.save_bytes:
+            return
+        if not self._keep:
+            self._tried_at = self.machine.marked(self._writer.durable)  # earlier marks are of no use
             return
         async with self._lock:
             self._tried_at = self._writer.durable
@@ -269,6 +282,8 @@ class Upload:
     async def _rest(self) -> int:
         """Save, let go of the writer, and return where the session rests. May be called again after a failure."""
         async with self._lock:
+            if self._cancelled is not None:
+                raise self._cancelled
             if self._document.known is None and not self.machine.offset and not self._document.unsure:
                 await self._remove()  # nothing came, and nothing is to be kept
                 self._rested = self.machine.offset
@@ -293,6 +308,8 @@ class Upload:
         Else a crash would leave a document that speaks of an upload where there is a final blob. Without a document
         there is no need: then nothing ever began.
         """
+        if self._cancelled is not None:
+            raise self._cancelled
         self.machine.mark()
         if whole:
             self._whole = self.machine.offset
@@ -308,19 +325,21 @@ class Upload:
             await self._uploads.documents.put_in_order(self._document.end("ended"))
             self.over = True
             self.machine.refuse()
-            await self._remove()
-            if reread:
-                with _logged(f"the bytes of refused upload {self._session.document_id} stay for now"):
-                    await self._blobs.remove(self._key)
+            await self._remove(committed=reread)
 
-    async def _remove(self) -> None:
-        """Remove the bytes, unless they are final. What cannot be removed is logged, and left to the sweeper."""
+    async def _remove(self, *, committed: bool = False) -> None:
+        """Remove the bytes. What cannot be removed is logged, and left to the sweeper.
+
+        ``committed``: also if they have become final, unless a document tells whose they are.
+        """
         with _logged(f"the bytes of upload {self._session.document_id} stay for now"):
             if self._holding:
                 await self._writer.abort()
                 self._holding = False
             else:
                 await self._blobs.store.discard(self._writer.state(0))
+            if committed:
+                await self._blobs.remove(self._key)
 
     def _saved(self, at: int) -> Saved:
         state = self.machine.hash_state(at) if self._uploads.policy.resumable_hash else None
@@ -334,9 +353,9 @@ class Upload:
             data["whole"] = True
         try:
             await self._document.save(data)
-        except RegistryError:
-            self.over = True  # somebody has cancelled it
-            await self._remove()
+        except RegistryError as failure:
+            # Whichever task finds it out, the request's own ends the upload.
+            self._cancelled = failure
             raise
         self._saved_at = at
         self._tried_at = max(at, self._tried_at)

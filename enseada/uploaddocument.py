@@ -1,7 +1,8 @@
 """The document of an upload session, as one request knows it: what is saved, and whether that is certain.
 
 One rule: only a full yes is a yes. A write whose answer was lost, or that was cancelled, leaves a doubt, and the doubt
-is settled by a write that replaces the same revision: after it, the other cannot happen any more.
+is settled by a write that replaces the same revision: after it, the other cannot happen any more. Of another process's
+session nobody knows whether it is in doubt: so who takes one over settles it, before the first byte.
 
 Its states: ``open``, with what is ``saved``, the ``base`` where a PUT began, and whether it is ``whole`` (all bytes of
 the PUT have come, and may have become final); ``done``, with the ``digest``; ``ended``, cancelled or refused.
@@ -51,8 +52,8 @@ class Saved:
 class UploadDocument:
     """A session's document in one request, which is its only writer while it has the upload's bytes to itself."""
 
-    def __init__(self, documents: DocumentStore, session: Session, in_doubt: set[str]) -> None:
-        """``in_doubt``: the ids of documents that earlier requests left unsure."""
+    def __init__(self, documents: DocumentStore, session: Session, process: str, in_doubt: set[str]) -> None:
+        """``process``: names this process among all; ``in_doubt``: the ids that its earlier requests left unsure."""
         self.id = session.document_id
         self.known: Document | None = None
         """As it was read or written last; None: no document says that the session began."""
@@ -60,8 +61,9 @@ class UploadDocument:
         """Whether a write of ours has happened, or may yet happen, that `known` does not tell of."""
         self._documents = documents
         self._name = session.name
+        self._process = process
         self._in_doubt = in_doubt
-        self._holder = secrets.token_hex(8)
+        self._holder = f"{process}:{secrets.token_hex(8)}"
 
     @property
     def data(self) -> Mapping[str, Any]:
@@ -74,9 +76,15 @@ class UploadDocument:
         return newest.rev == self._rev
 
     async def settle(self) -> None:
-        """Before the first use of a document that an earlier request left unsure. Raises as `save`."""
-        if self.known is not None and self.id in self._in_doubt:
-            await self._put(self.known.data)
+        """Make it certain that no write of an earlier request can happen any more.
+
+        Costs nothing where the last one was this process's own and was answered. Raises Conflict, Unavailable, Unknown.
+        """
+        if self.known is None:
+            return
+        ours = str(self.data["holder"]).partition(":")[0] == self._process
+        if not ours or self.id in self._in_doubt:
+            await self._put(self.data)
 
     async def save(self, data: Mapping[str, object]) -> None:
         """Write ``data``, as open. Raises BLOB_UPLOAD_UNKNOWN (404) if the session was cancelled meanwhile, Conflict
@@ -96,10 +104,13 @@ class UploadDocument:
             await self._put(data)
 
     def end(self, state: str, digest: Digest | None = None) -> list[Document]:
-        """The document, to be written, that says that the session is over; none where none said that it began."""
+        """The document, to be written, that says that the session is over; none where none said that it began.
+
+        It keeps the key, so that the sweeper finds what could not be removed.
+        """
         if self.known is None:
             return []
-        data = {"state": state, "name": self._name}
+        data = {"state": state, "name": self._name, "key": self.data["key"]}
         if digest is not None:
             data["digest"] = str(digest)
         return [Document(self.id, data, self._rev)]

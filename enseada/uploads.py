@@ -9,6 +9,7 @@ One rule: a session is open in one request at a time. Who comes with the right o
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -72,6 +73,8 @@ class Uploads:
         self.policy = policy
         self.documents = documents
         self.blobs = blobs
+        self.process = secrets.token_hex(8)
+        """Names this process in the documents that it writes."""
         self.in_doubt: set[str] = set()
         """Sessions' documents of which nobody knows whether the last write has happened, or may yet happen."""
         self._clock = clock
@@ -93,6 +96,8 @@ class Uploads:
         async with self._turn(session):
             document = await self.document(session)
             ended = {"state": "ended", "name": session.name}
+            if document is not None:
+                ended["key"] = document.data["key"]  # for the sweeper, if the bytes cannot be removed
             with self.last_moments() as moments:
                 await self.documents.put(Document(session.document_id, ended, document.rev if document else None))
                 if document is not None:
