@@ -8,7 +8,10 @@ can be remembered for good, and lists and conditions never touch it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+import anyio.to_thread
 
 from enseada.blobs import Blob
 from enseada.formats.oci_common import content_id
@@ -16,6 +19,8 @@ from enseada.storage.blobs.base import BlobMissing
 from enseada.storage.documents.base import Document
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from enseada.formats.oci_common import OCIStores
     from enseada.http import Content
     from enseada.protocols.digests import Digest
@@ -25,6 +30,11 @@ INLINE_BYTES = 32 * 1024
 """A manifest up to this size lives in a document; documents stay under 64 KiB, also when JSON escapes double it."""
 CACHE_BYTES = 16 * 1024 * 1024
 """Manifests that are remembered, by the sum of their sizes."""
+THREAD_BYTES = 256 * 1024
+"""Above this size hashing, parsing and writing JSON is done in a thread: a megabyte of it takes up to 30 ms."""
+THREADS = 2
+
+T = TypeVar("T")
 
 
 class ManifestContents:
@@ -34,6 +44,7 @@ class ManifestContents:
         self._stores = stores
         self._cache: OrderedDict[str, bytes] = OrderedDict()
         self._room = CACHE_BYTES
+        self._limiter = anyio.CapacityLimiter(THREADS)
 
     async def open(self, digest: Digest, *, inline: bool) -> bytes | Content:
         """The bytes, to be sent; ``inline`` as the manifest's document says.
@@ -87,6 +98,15 @@ class ManifestContents:
             raise
         if visible.key != key:
             await writer.abort()
+
+    async def work(self, size: int, function: Callable[[], T]) -> T:
+        """What ``function`` returns, which works on ``size`` bytes of manifests: in a thread if they are many.
+
+        Raises what it raises. Cancelled: once it is done.
+        """
+        if size <= THREAD_BYTES:
+            return function()
+        return await anyio.to_thread.run_sync(function, limiter=self._limiter)
 
     def _remember(self, digest: str, content: bytes) -> None:
         if digest in self._cache:  # somebody else was reading it too

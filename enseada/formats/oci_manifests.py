@@ -12,6 +12,7 @@ import json
 import logging
 import secrets
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from enseada.formats.oci_common import OCIStores
     from enseada.formats.oci_content import ManifestContents
     from enseada.http import Body, RegistryError, Request, Response
+    from enseada.limits import Limits
     from enseada.router import Params
     from enseada.storage.documents.base import DocumentStore
 
@@ -59,6 +61,22 @@ _log = logging.getLogger(__name__)
 MAX_TAGS = 100
 """Tags that one PUT may set."""
 _TAG_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Pushed:
+    """A manifest that somebody pushes."""
+
+    content: bytes
+    digest: Digest
+    manifest: Manifest
+    entry: dict[str, object] | None
+    """As what it is listed, if it refers to something."""
+
+    @property
+    def inline(self) -> bool:
+        """Whether it is so small that its bytes are kept in a document."""
+        return len(self.content) <= INLINE_BYTES
 
 
 class ManifestHandlers:
@@ -106,15 +124,14 @@ class ManifestHandlers:
         limits = self._stores.limits
         await check_repository(self._stores, name)
         content = await _read(request.body, limits.manifest_bytes)
-        digest = _digest(content, reference)
-        manifest = parse(
-            content, request.headers.get("content-type"), values=limits.json_values, depth=limits.json_depth
-        )
+        media_type = request.headers.get("content-type")
+        pushed = await self._contents.work(len(content), partial(_examine, content, reference, media_type, limits))
+        digest, manifest = pushed.digest, pushed.manifest
         await self._check_references(name, manifest)
         set_tags = tags if isinstance(reference, Digest) else [reference]
-        if len(content) > INLINE_BYTES:
+        if not pushed.inline:
             await self._contents.store(digest, content)
-        await self._publish(name, digest, content, manifest, set_tags, subject)
+        await self._publish(name, pushed, set_tags, subject)
         fields = [
             ("Location", request.reference(f"/v2/{name}/manifests/{digest}")),
             ("Docker-Content-Digest", str(digest)),
@@ -181,11 +198,9 @@ class ManifestHandlers:
             failures = [{"digest": str(digest)} for digest in missing]
             raise errors.error("MANIFEST_BLOB_UNKNOWN", f"{name} does not have {missing[0]}", failures)
 
-    async def _publish(
-        self, name: str, digest: Digest, content: bytes, manifest: Manifest, tags: Sequence[str], subject: Subject
-    ) -> None:
+    async def _publish(self, name: str, pushed: _Pushed, tags: Sequence[str], subject: Subject) -> None:
         """Make the manifest and the tags visible. The last push of a tag wins."""
-        write = partial(self._write_documents, name, digest, content, manifest, tags, subject)
+        write = partial(self._write_documents, name, pushed, tags, subject)
         with suppress(Conflict):
             return await write()
         # Others write the same ones. From here on those of this process take turns, so that each gets through.
@@ -196,14 +211,13 @@ class ManifestHandlers:
                     return await write()
         raise unavailable("others keep changing it")
 
-    async def _write_documents(
-        self, name: str, digest: Digest, content: bytes, manifest: Manifest, tags: Sequence[str], subject: Subject
-    ) -> None:
+    async def _write_documents(self, name: str, pushed: _Pushed, tags: Sequence[str], subject: Subject) -> None:
         """Write what is not there: the manifest's document after what it depends on, and the tags' after it.
 
         Raises Conflict if somebody else has written one of them since they were read.
         """
         documents = self._stores.documents
+        digest = pushed.digest
         tag_ids = [tag_id(name, tag) for tag in tags]
         ids = [repository_id(name), image_id(name), manifest_id(name, digest), manifest_link_id(name, digest)]
         ids += [content_id(digest), *tag_ids]
@@ -219,11 +233,11 @@ class ManifestHandlers:
             # Each life of a manifest writes its own: so whoever cleans up after the one before never removes it.
             data = {"born": born, "created": now}
             docs.append(Document(manifest_link_id(name, digest), data, None if link is None else link.rev))
-        if kept is None and len(content) <= INLINE_BYTES:
-            docs.append(content_document(digest, content))
-        if known is None or known.data["media_type"] != manifest.media_type:
-            docs += await self._referrer(name, digest, len(content), manifest, born)
-            docs.append(_manifest_document(name, digest, len(content), manifest, born, now, known))
+        if kept is None and pushed.inline:
+            docs.append(content_document(digest, pushed.content))
+        if known is None or known.data["media_type"] != pushed.manifest.media_type:
+            docs += await self._referrer(name, pushed, born)
+            docs.append(_manifest_document(name, pushed, born, now, known))
         for id, old in zip(tag_ids, tagged, strict=True):
             data = {"digest": str(digest), "born": born, "updated": now}
             if old is None:
@@ -242,17 +256,12 @@ class ManifestHandlers:
                 moved = tag.id.rpartition(":")[2]
                 raise errors.error("DENIED", f"the tag {moved} is there already: {decision.reason}")
 
-    async def _referrer(
-        self, name: str, digest: Digest, size: int, manifest: Manifest, born: str
-    ) -> list[Document]:
-        if manifest.subject is None:
+    async def _referrer(self, name: str, pushed: _Pushed, born: str) -> list[Document]:
+        if pushed.manifest.subject is None:
             return []
-        id = referrer_id(name, manifest.subject.digest, digest)
+        id = referrer_id(name, pushed.manifest.subject.digest, pushed.digest)
         known = await self._stores.documents.get(id)
-        entry: dict[str, object] | None = referrers.entry(manifest, digest, size)
-        if len(json.dumps(entry)) > INLINE_BYTES:
-            entry = None  # its annotations are as large as a manifest may be: lists read them there
-        return [Document(id, {"born": born, "entry": entry}, None if known is None else known.rev)]
+        return [Document(id, {"born": born, "entry": pushed.entry}, None if known is None else known.rev)]
 
     async def _clean(self, name: str, digest: Digest, document: Document) -> None:
         """Remove what hung on a manifest that is deleted. It shows nowhere any more, so what cannot be removed stays.
@@ -295,6 +304,16 @@ async def _read(body: Body, limit: int) -> bytes:
     return bytes(content)
 
 
+def _examine(content: bytes, reference: Digest | str, media_type: str | None, limits: Limits) -> _Pushed:
+    """All that takes its time with ``content``. Raises DIGEST_INVALID, MANIFEST_INVALID (400)."""
+    digest = _digest(content, reference)
+    manifest = parse(content, media_type, values=limits.json_values, depth=limits.json_depth)
+    entry = None if manifest.subject is None else referrers.entry(manifest, digest, len(content))
+    if len(json.dumps(entry)) > INLINE_BYTES:
+        entry = None  # its annotations are as large as a manifest may be: lists read them there
+    return _Pushed(content, digest, manifest, entry)
+
+
 def _digest(content: bytes, reference: Digest | str) -> Digest:
     algorithm = reference.algorithm if isinstance(reference, Digest) else "sha256"
     digest = Digest(algorithm, hashlib.new(algorithm, content).hexdigest())
@@ -303,19 +322,18 @@ def _digest(content: bytes, reference: Digest | str) -> Digest:
     return digest
 
 
-def _manifest_document(
-    name: str, digest: Digest, size: int, manifest: Manifest, born: str, now: int, known: Document | None
-) -> Document:
+def _manifest_document(name: str, pushed: _Pushed, born: str, now: int, known: Document | None) -> Document:
+    manifest = pushed.manifest
     data: dict[str, object] = {
         "media_type": manifest.media_type,
-        "size": size,
-        "inline": size <= INLINE_BYTES,
+        "size": len(pushed.content),
+        "inline": pushed.inline,
         "born": born,
         "created": now,
     }
     if manifest.subject is not None:
         data["subject"] = str(manifest.subject.digest)
-    return Document(manifest_id(name, digest), data, None if known is None else known.rev)
+    return Document(manifest_id(name, pushed.digest), data, None if known is None else known.rev)
 
 
 def _unknown(reference: Digest | str) -> RegistryError:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
 
-from enseada.formats import oci_content
+from enseada.formats import oci_content, oci_manifests
 from enseada.formats.oci_content import INLINE_BYTES
 from enseada.formats.oci_manifests import MAX_TAGS
 from enseada.http import BodyError
 from enseada.limits import Limits
-from enseada.protocols.oci.manifest import DOCKER_IMAGE, DOCKER_LIST, OCI_ARTIFACT, OCI_IMAGE, OCI_INDEX
+from enseada.protocols.oci.manifest import DOCKER_IMAGE, DOCKER_LIST, OCI_ARTIFACT, OCI_IMAGE, OCI_INDEX, Manifest, parse
 from enseada.storage.blobs.memory import MemoryStore as MemoryBlobs
 from enseada.storage.documents.memory import MemoryStore as MemoryDocuments
 from enseada.storage.documents.sqlite import SQLiteStore
@@ -261,6 +262,27 @@ async def test_four_megabytes_and_no_more() -> None:
             assert (answer.status, answer.codes) == (413, ["SIZE_INVALID"])
             assert body.pulled == (0 if body.length else 2)
         assert await pulled(client, "more") is None
+
+
+@pytest.mark.parametrize("size", [oci_content.THREAD_BYTES, oci_content.THREAD_BYTES + 1])
+async def test_what_is_large_is_read_beside_the_loop(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def watched(content: bytes, *args: Any, **limits: int) -> Manifest:
+        threads.append(threading.current_thread())
+        return parse(content, *args, **limits)
+
+    monkeypatch.setattr(oci_manifests, "parse", watched)
+    content = image_manifest(b"{}", [LAYER]).ljust(size)
+    async with in_memory() as client:
+        await with_blobs(client)
+        await client.push_manifest(NAME, content, "latest")
+        assert await pulled(client, "latest") == content
+        refused = await client.put_manifest(NAME, "latest", b"{" + content)
+        assert refused.codes == ["MANIFEST_INVALID"]
+        wrong = await client.put_manifest(NAME, UNKNOWN, content)
+        assert wrong.codes == ["DIGEST_INVALID"]
+    assert [thread is threading.main_thread() for thread in threads] == [size <= oci_content.THREAD_BYTES, False]
 
 
 async def test_in_pieces_of_unknown_length() -> None:
