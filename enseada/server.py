@@ -183,15 +183,17 @@ async def serve_listeners(
 
     Either way it ends gracefully: the listeners close, idle connections close, and requests under way may go on for
     ``grace`` seconds, their answers being the last of their connections. What is left then is cancelled, and waited
-    for: handlers and transports bound the time that this takes. With a ``grace`` of 0 they are cancelled at once.
+    for: handlers and transports bound the time that this takes. With a ``grace`` of 0 they are cancelled at once, and
+    so they are when it is cancelled after ``shutdown`` was set: whoever wishes twice does not want to wait.
     """
     server = _Server(handler, limits, scheme, on_exchange)
     wish = trio.Event()
+    shielded = trio.CancelScope(shield=True)
     try:
         async with trio.open_nursery() as watching:
-            watching.start_soon(_notice, trio.Event() if shutdown is None else shutdown, wish)
+            watching.start_soon(_notice, trio.Event() if shutdown is None else shutdown, wish, shielded)
             # A cancellation from outside reaches `_notice` alone, and becomes the wish to end.
-            with trio.CancelScope(shield=True) as shielded:
+            with shielded:
                 async with trio.open_nursery() as connections:
                     with trio.CancelScope() as accepting:
                         async with trio.open_nursery() as acceptors:
@@ -210,11 +212,16 @@ async def serve_listeners(
             listener.close()
 
 
-async def _notice(shutdown: trio.Event, wish: trio.Event) -> None:
+async def _notice(shutdown: trio.Event, wish: trio.Event, shielded: trio.CancelScope) -> None:
+    """Until cancelled: make either wish known, and cancel what is ``shielded`` when both have come."""
     try:
         await shutdown.wait()
+        wish.set()
+        await trio.sleep_forever()
     finally:
         wish.set()
+        if shutdown.is_set():
+            shielded.cancel()
 
 
 class _Server:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 DEADLINE = 30.0
+SOON = 8.0
+"""Seconds for what has to happen at once."""
 
 
 @dataclass
@@ -188,6 +190,26 @@ def test_sigterm_suspends_what_does_not_finish(tmp_path: Path) -> None:
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         assert server.request("PUT", f"{location}?digest={digest}", rest)[0] == 201
         assert server.request("GET", f"/v2/team/app/blobs/{digest}")[2] == content
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once_and_saves(tmp_path: Path, second: signal.Signals) -> None:
+    """Long before the grace is over; the upload under way is saved to its last byte all the same."""
+    content = random.Random(4).randbytes(2 * MIB + 5)
+    data = tmp_path / "data"
+    with serving(data, "--anonymous", "push", "--grace", "600") as server:
+        location = server.begin()
+        client = send_part(server, location, content, len(content) + 1)
+        wait_for_received(tmp_path, len(content))
+        server.process.send_signal(signal.SIGTERM)
+        wait_for_refusal(server.port)
+        assert server.process.poll() is None
+        server.process.send_signal(second)
+        assert server.process.wait(SOON) == 128 + second
+        client.close()
+    assert "ending at once" in (tmp_path / "log").read_text()
+    with serving(data, "--anonymous", "push") as server:
+        assert server.offset(location) == len(content)
 
 
 def wait_for_received(folder: Path, size: int) -> None:

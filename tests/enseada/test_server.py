@@ -256,6 +256,38 @@ async def test_what_outlasts_the_grace_is_cancelled_and_waited_for() -> None:
     assert server.exchanges[0].error == "cancelled"
 
 
+async def test_who_wishes_twice_does_not_wait_for_the_grace() -> None:
+    begun = trio.Event()
+    saved = False
+
+    async def handler(request: Request) -> Response:
+        nonlocal saved
+        begun.set()
+        try:
+            await trio.Event().wait()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.testing.wait_all_tasks_blocked()
+                saved = True
+        return Response(200)
+
+    async with serving(handler, grace=1000) as server:
+        client = await server.connect()
+        await client.send(GET)
+        await begun.wait()
+        server.shutdown.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not server.over.is_set()
+        server.scope.cancel()
+        with trio.fail_after(10):
+            await server.over.wait()
+        assert saved
+        with pytest.raises(Truncated):
+            await client.answer()
+        await client.stream.aclose()
+    assert server.exchanges[0].error == "cancelled"
+
+
 # -- limits
 
 
