@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+READY_PROBE = "ready"
+"""The id of a document that is never there: that it can be asked for is what `/-/ready` says."""
+
 
 class Registry:
     """An `enseada.http.Handler`: the formats, and what they share. Made by `enseada.build.open_registry`."""
@@ -38,7 +41,10 @@ class Registry:
         authenticator: Authenticator,
         authorizer: Authorizer,
         uploads: Uploads,
+        public_url: str | None = None,
     ) -> None:
+        """``public_url``: scheme and authority by which clients reach us, where a proxy hides them."""
+        self._public = None if public_url is None else public_url.split("://", 1)
         self._formats = tuple(formats)
         self._authenticator = authenticator
         self._authorizer = authorizer
@@ -54,6 +60,8 @@ class Registry:
 
     async def __call__(self, request: Request) -> Response:
         """Answer a request. Raises only what is a defect, and BodyError when nobody is there to be answered."""
+        if self._public is not None:
+            request.scheme, request.host = self._public
         found = self._format(request.path)
         if found is None:
             return await self._outside(request)
@@ -64,7 +72,7 @@ class Registry:
         except BodyError as failure:
             if failure.status is None:
                 raise
-            return found.refuse(request, RegistryError(failure.status, "BLOB_UPLOAD_INVALID", str(failure)))
+            return found.refuse(request, found.broken(failure, failure.status))
         except (DocumentError, BlobError) as failure:
             _log.error("request %s: the store failed: %s: %s", request.id, type(failure).__name__, failure)
             return found.refuse(request, unavailable("the store does not answer for now; try again"))
@@ -86,6 +94,14 @@ class Registry:
 
     async def _outside(self, request: Request) -> Response:
         text = Headers.of({"Content-Type": "text/plain; charset=utf-8"})
-        if request.path in ("/-/live", "/-/ready") and request.method in ("GET", "HEAD"):
-            return Response(200, text, b"ok\n")
+        if request.method in ("GET", "HEAD"):
+            if request.path == "/-/live":
+                return Response(200, text, b"ok\n")
+            if request.path == "/-/ready":
+                try:
+                    await self._uploads.documents.get(READY_PROBE)
+                except DocumentError as failure:
+                    _log.warning("not ready: %s", failure)
+                    return Response(503, text, b"the document store does not answer\n")
+                return Response(200, text, b"ok\n")
         return Response(404, text, b"nothing is at this address\n")

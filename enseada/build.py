@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import logging
 import os
 import secrets
 import time
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from enseada.config import Settings
     from enseada.storage.blobs.base import BlobStore
     from enseada.storage.documents.base import DocumentStore
+
+_log = logging.getLogger(__name__)
 
 UPLOAD_SECRET_ID = "secret:uploads"
 _SECRET_BYTES = 32
@@ -110,6 +113,7 @@ async def open_registry(
     from enseada.formats.docker_token import TokenEndpoint
     from enseada.formats.oci import OCI
     from enseada.formats.oci_common import OCIStores
+    from enseada.protocols import digests
     from enseada.uploads import UploadPolicy, Uploads
 
     accounts = Accounts(documents, settings)
@@ -130,6 +134,8 @@ async def open_registry(
         resumable_hash=settings.resumable_hash == "auto",
     )
     uploads = Uploads(documents, blobs, policy)
+    if policy.resumable_hash and not all(digests.resumable(algorithm) for algorithm in digests.OCI_ALGORITHMS):
+        _log.warning("this Python cannot save the state of a hash: resumed uploads will be read again")
     stores = OCIStores(
         documents=documents,
         blobs=blobs,
@@ -140,7 +146,7 @@ async def open_registry(
         clock=time.time,
     )
     tokens = TokenEndpoint(authenticator, authorizer, signer, settings)
-    registry = Registry([OCI(stores, authorizer, tokens)], authenticator, authorizer, uploads)
+    registry = Registry([OCI(stores, authorizer, tokens)], authenticator, authorizer, uploads, settings.public_url)
     return Opened(registry, made)
 
 

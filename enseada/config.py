@@ -82,6 +82,10 @@ class Settings:
         # No flag: a command line is there for every user of the machine to read.
         metadata=_about("The password of the account admin, at the first start only.", flag=False, secret=True),
     )
+    public_url: Annotated[str, msgspec.Meta(pattern=r"^https?://[A-Za-z0-9.:\[\]-]{1,255}$")] | None = field(
+        default=None,
+        metadata=_about("Scheme and host by which clients reach us through a proxy: https://registry.example."),
+    )
     create_on_push: bool = field(
         default=True, metadata=_about("Make an OCI repository at the first push by one who may.")
     )
@@ -89,7 +93,7 @@ class Settings:
         default=30.0, metadata=_about("How long requests under way may take to finish after SIGTERM.", "seconds")
     )
     upload_expiry: Annotated[float, msgspec.Meta(ge=60)] = field(
-        default=7 * DAY, metadata=_about("How long an upload that nobody goes on with is kept.", "seconds")
+        default=7 * DAY, metadata=_about("How old an upload session may become; then what came of it is dropped.", "seconds")
     )
     lease_time: Annotated[float, msgspec.Meta(ge=0.1)] = field(
         default=15.0, metadata=_about("How long one who goes on with an upload waits for another writer.", "seconds")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from enseada.auth.policy import Action, Decision, Subject
-    from enseada.http import Request, Response
+    from enseada.http import BodyError, Request, Response
 
 Params: TypeAlias = "Mapping[str, str]"
 RouteHandler: TypeAlias = "Callable[[Request, Params, Subject], Awaitable[Response]]"
@@ -64,6 +64,10 @@ class Format(Protocol):
 
     def deny(self, request: Request, call: Call | None, subject: Subject, decision: Decision) -> RegistryError:
         """The refusal for a subject that lacks the route's right, in the format's dialect, challenge included."""
+        ...
+
+    def broken(self, failure: BodyError, status: int) -> RegistryError:
+        """The refusal of a request whose content broke off or was malformed."""
         ...
 
     def refuse(self, request: Request, failure: RegistryError) -> Response:

@@ -211,6 +211,7 @@ def _reply(status: int, answer: Mapping[str, object]) -> Response:
             "Content-Type": "application/json",
             "Cache-Control": "no-store",
             "Docker-Distribution-Api-Version": "registry/2.0",
+            "X-Content-Type-Options": "nosniff",
         }
     )
     return Response(status, headers, msgspec.json.encode(answer))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from enseada.auth.policy import Authorizer, Decision, Subject
     from enseada.formats.docker_token import TokenEndpoint
     from enseada.formats.oci_common import OCIStores
-    from enseada.http import Request, Response
+    from enseada.http import BodyError, Request, Response
     from enseada.router import Params, RouteHandler
 
 # What a client asks for that wants to do it: who pushes looks first at what is there.
@@ -107,6 +107,10 @@ class OCI:
             header = ("WWW-Authenticate", self._tokens.challenge(request, accesses, failure))
             return errors.error("UNAUTHORIZED", decision.reason, detail, headers=[header])
         return errors.error("DENIED", decision.reason, detail)
+
+    def broken(self, failure: BodyError, status: int) -> RegistryError:
+        """SIZE_INVALID: the content is not what the head of its request announced."""
+        return errors.error("SIZE_INVALID", str(failure), status=status)
 
     def refuse(self, request: Request, failure: RegistryError) -> Response:
         """The specification's JSON; a 401 always carries a challenge."""

@@ -94,17 +94,27 @@ class UploadHandlers:
             raise errors.error("DIGEST_INVALID", "the digest parameter is missing")
         digest = names.check_digest(wanted)
         name = params["name"]
-        done = await self._stores.uploads.finished(upload_session)
-        if done == wanted and await self._stores.documents.get(link_id(name, digest)) is not None:
+        if await self._finished(upload_session, name, digest):
             return self._created(request, name, digest)  # the answer to an earlier PUT was lost
-        async with self._located(request, upload_session):
-            span = parse_content_range(request.headers.get("content-range"))
-            async with self._stores.uploads.open(
-                upload_session, Input.PUT, span=span, length=request.body.length, algorithm=digest.algorithm
-            ) as upload:
-                await upload.receive(request.body)
-                await self._publish(upload, name, digest)
+        try:
+            async with self._located(request, upload_session):
+                span = parse_content_range(request.headers.get("content-range"))
+                async with self._stores.uploads.open(
+                    upload_session, Input.PUT, span=span, length=request.body.length, algorithm=digest.algorithm
+                ) as upload:
+                    await upload.receive(request.body)
+                    await self._publish(upload, name, digest)
+        except RegistryError as failure:
+            # The earlier PUT may have been under way still, and have ended while this one waited for its turn.
+            if failure.code != "BLOB_UPLOAD_UNKNOWN" or not await self._finished(upload_session, name, digest):
+                raise
         return self._created(request, name, digest)
+
+    async def _finished(self, upload_session: Session, name: str, digest: Digest) -> bool:
+        """Whether the session has ended with that digest, and its blob is still there."""
+        if await self._stores.uploads.finished(upload_session) != str(digest):
+            return False
+        return await self._stores.documents.get(link_id(name, digest)) is not None
 
     async def status(self, request: Request, params: Params, subject: Subject) -> Response:
         """GET: how far the session is. 204, as the specification says since 1.0."""

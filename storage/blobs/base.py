@@ -76,6 +76,7 @@ class BlobWriter(Protocol):
         """Flush, end this writer and let go of the upload, so that another may resume it; return ``durable``.
 
         Safe when the store is failing: what cannot be made durable is given up. After it only `state` may be called.
+        Cancelled: the upload is let go of all the same.
         """
         ...
 

@@ -12,7 +12,7 @@ import trio
 from enseada.build import open_registry
 from enseada.http import BodyError, BytesBody, Headers, Request
 from enseada.protocols.oci.manifest import OCI_IMAGE
-from enseada.storage.blobs.base import BlobBusy, BlobLost, BlobMissing, BlobUnavailable
+from enseada.storage.blobs.base import BlobBusy, BlobLost, BlobUnavailable
 from enseada.storage.blobs.memory import MemoryStore as MemoryBlobs
 from enseada.storage.documents.base import Conflict, Unavailable, Unknown
 from enseada.storage.documents.memory import MemoryStore as MemoryDocuments
@@ -48,6 +48,25 @@ async def test_whether_it_lives(path: str) -> None:
     async with in_memory() as client:
         for method, status in (("GET", 200), ("HEAD", 200), ("POST", 404)):
             assert (await outside(client, method, path)).status == status
+
+
+async def test_it_is_ready_while_the_documents_answer() -> None:
+    async with in_memory() as client:
+        assert isinstance(client.documents, MemoryDocuments)
+        client.documents.fail("get", "", Unavailable)
+        assert (await outside(client, "GET", "/-/ready")).status == 503
+        assert (await outside(client, "GET", "/-/live")).status == 200
+        assert (await outside(client, "GET", "/-/ready")).status == 200
+
+
+async def test_behind_a_proxy_the_challenge_names_the_public_address() -> None:
+    """Else clients would be told to send the password to an address that is not encrypted."""
+    settings = cheap_settings(public_url="https://registry.example")
+    opened = await open_registry(settings, MemoryDocuments(), MemoryBlobs())
+    headers = Headers.of({"Host": "10.0.0.1:9623", "X-Forwarded-Proto": "http"})
+    answer = await opened.registry(Request("GET", "/v2/", "", headers, BytesBody(), host="10.0.0.1:9623"))
+    assert answer.status == 401
+    assert 'realm="https://registry.example/v2/_token"' in (answer.headers.get("www-authenticate") or "")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +157,7 @@ async def test_documents_that_fail(error: type[Exception], caplog: pytest.LogCap
         assert error.__name__ in caplog.text
 
 
-@pytest.mark.parametrize("error", [BlobUnavailable, BlobMissing, BlobBusy, BlobLost])
+@pytest.mark.parametrize("error", [BlobUnavailable, BlobBusy, BlobLost])
 async def test_blobs_that_fail(error: type[Exception], caplog: pytest.LogCaptureFixture) -> None:
     async with in_memory() as client:
         assert isinstance(client.blobs, MemoryBlobs)

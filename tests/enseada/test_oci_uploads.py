@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
+import trio
 
 from enseada.auth.policy import Action
 from enseada.http import BodyError, unavailable
@@ -249,7 +250,7 @@ async def test_a_malformed_or_slow_body_is_told_of(status: int) -> None:
     async with in_memory() as client:
         body = PieceBody([CONTENT[:3000]], failure=BodyError("broken", status))
         answer = await client.patch(await client.begin(NAME), body)
-        assert (answer.status, answer.codes) == (status, ["BLOB_UPLOAD_INVALID"])
+        assert (answer.status, answer.codes) == (status, ["SIZE_INVALID"])
 
 
 async def test_bytes_that_the_store_lost_are_not_acknowledged() -> None:
@@ -309,6 +310,22 @@ async def test_a_put_whose_answer_was_lost_can_be_repeated() -> None:
         for digest in (digest_of(b"another"), await client.push_blob(NAME, b"yet another")):
             other = await client.put(f"{location}?digest={digest}")
             assert (other.status, other.codes) == (404, ["BLOB_UPLOAD_UNKNOWN"])
+
+
+async def test_a_put_that_is_repeated_while_the_first_is_under_way() -> None:
+    """It waits for its turn, and then finds that all is done."""
+    async with in_memory() as client:
+        location = await client.begin(NAME)
+        assert (await client.patch(location, CONTENT)).status == 202
+        answers: list[int] = []
+
+        async def finish() -> None:
+            answers.append((await client.put(f"{location}?digest={DIGEST}")).status)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(finish)
+        assert answers == [201] * 3
 
 
 async def test_a_put_repeated_after_the_blob_was_deleted_does_not_say_that_it_is_there() -> None:
