@@ -161,6 +161,7 @@ class _Connection:
         scope, received = self._scope, self.received
         head = received.next_head()
         if head is not None:
+            await self.transport.let_others_run()
             return head
         self._head_begun = len(received) > 0
         if not self._head_begun:
@@ -187,8 +188,9 @@ class _Connection:
         finally:
             self._ending.idle.discard(scope)
         scope.deadline = math.inf
-        if scope.cancel_called:  # in the very moment in which the head became whole
-            await trio.lowlevel.checkpoint_if_cancelled()
+        # Whoever waits for answers has let others run by waiting for the request, and pays nothing here. Requests that
+        # lie ready, in our buffer or in the kernel's, cost our processor's time and their sender none: one a turn.
+        await self.transport.let_others_run()
         return head
 
     async def _refuse(self, error: HeadError) -> None:

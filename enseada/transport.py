@@ -95,6 +95,10 @@ class Transport(Protocol):
         """Send ``count`` bytes of a file from ``start``. Raises EOFError if the file ends before, OSError from disk."""
         ...
 
+    async def let_others_run(self) -> None:
+        """Let others run, unless they could have since this was last called."""
+        ...
+
     async def send_eof(self) -> None:
         """Tell the peer that no more will come. Where that cannot be told, nothing happens."""
         ...
@@ -111,7 +115,7 @@ class Transport(Protocol):
 class SocketTransport:
     """A connected, non-blocking TCP or unix socket, which it owns."""
 
-    __slots__ = ("_socket", "_work", "fairness", "peer")
+    __slots__ = ("_others_ran", "_socket", "_work", "fairness", "peer")
 
     def __init__(self, connected: socket.socket, peer: str | None = None) -> None:
         connected.setblocking(False)
@@ -119,9 +123,10 @@ class SocketTransport:
         self.peer = peer
         self.fairness = current_fairness()
         self._work = 0  # bytes moved since this task last let others run
+        self._others_ran = False
 
     async def receive_into(self, buffer: memoryview, timeout: float = math.inf) -> int:
-        await self._let_others_run()
+        await self._keep_budget()
         while True:
             try:
                 count = self._socket.recv_into(buffer)
@@ -136,7 +141,7 @@ class SocketTransport:
     async def send(self, *parts: bytes | memoryview, timeout: float = math.inf) -> None:
         left = [memoryview(part) for part in parts]
         while left:
-            await self._let_others_run()
+            await self._keep_budget()
             try:
                 count = self._socket.send(left[0]) if len(left) == 1 else self._socket.sendmsg(left)
             except BlockingIOError:
@@ -153,11 +158,11 @@ class SocketTransport:
     async def send_file(self, fd: int, start: int, count: int, timeout: float = math.inf) -> None:
         stop = start + count
         while start < stop:
-            await self._let_others_run()
+            await self._keep_budget()
             step = min(stop - start, SENDFILE_STEP, self.fairness.budget())
             if not is_resident(fd, start, step):
                 await trio.to_thread.run_sync(read_ahead, fd, start, min(stop - start, SENDFILE_STEP))
-                self._work = 0
+                self._begin_turn()
             try:
                 sent = os.sendfile(self._socket.fileno(), fd, start, step)
             except BlockingIOError:
@@ -195,15 +200,27 @@ class SocketTransport:
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
 
-    async def _let_others_run(self) -> None:
-        if self._work >= self.fairness.budget():
+    async def let_others_run(self) -> None:
+        if self._others_ran:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
             self._work = 0
+            await trio.lowlevel.checkpoint()
+        self._others_ran = False
+
+    async def _keep_budget(self) -> None:
+        if self._work >= self.fairness.budget():
+            self._begin_turn()
             await trio.lowlevel.checkpoint()
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
 
-    async def _wait(self, ready: _Wait, timeout: float) -> None:
+    def _begin_turn(self) -> None:
         self._work = 0
+        self._others_ran = True
+
+    async def _wait(self, ready: _Wait, timeout: float) -> None:
+        self._begin_turn()
         if timeout == math.inf:
             await ready(self._socket)
         else:
@@ -277,6 +294,9 @@ class StreamTransport:
                 raise EOFError("the file is shorter than it was said to be")
             await self.send(data, timeout=timeout)
             start += len(data)
+
+    async def let_others_run(self) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()  # sending and receiving have
 
     async def send_eof(self) -> None:
         if isinstance(self._stream, trio.abc.HalfCloseableStream):

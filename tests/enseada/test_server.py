@@ -14,10 +14,12 @@ import pytest
 import trio
 
 from enseada import server as module
+from enseada.connection import HEAD_READ
 from enseada.http import Headers, Request, Response
 from enseada.limits import KIB, MIB, Limits
 from enseada.server import Listener, ListenError, open_listeners, serve_listeners
 from tests.enseada.http_client import GET, Client, Truncated, chunked, echo, ignore, post
+from tests.enseada.test_transport import Rounds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -190,6 +192,57 @@ async def test_a_client_that_resets_harms_nobody(caplog: pytest.LogCaptureFixtur
         assert (await client.answer()).status == 200
         await client.stream.aclose()
     assert not caplog.records
+
+
+# -- everybody's turn
+
+
+@pytest.mark.parametrize("size", [0, 512, HEAD_READ, 2 * HEAD_READ])
+async def test_pipelined_requests_are_served_one_a_turn(size: int) -> None:
+    """Of whatever size: those of a whole read are never found in our buffer, but always in the kernel's."""
+    count = 50
+    turns: list[int] = []
+    rounds = Rounds()
+
+    async def handler(request: Request) -> Response:
+        turns.append(rounds.count)
+        return Response(204)
+
+    begin, end = b"GET / HTTP/1.1\r\nHost: example.org\r\nPadding: ", b"\r\n\r\n"
+    request = begin + b"x" * max(0, size - len(begin) - len(end)) + end
+    async with serving(handler) as server:
+        client = await server.connect()
+        trio.lowlevel.add_instrument(rounds)
+        await client.send(request * count)
+        for _ in range(count):
+            assert (await client.answer()).status == 204
+        trio.lowlevel.remove_instrument(rounds)
+        await client.stream.aclose()
+    assert len(set(turns)) == count
+
+
+async def test_who_waits_for_answers_does_not_wait_for_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait for the request lets others run; a checkpoint after it would be for nothing."""
+    checkpoints = 0
+    checkpoint = trio.lowlevel.checkpoint
+
+    async def counted() -> None:
+        nonlocal checkpoints
+        checkpoints += 1
+        await checkpoint()
+
+    async with serving(ignore) as server:
+        client = await server.connect()
+        monkeypatch.setattr(trio.lowlevel, "checkpoint", counted)
+        for _ in range(10):
+            await trio.testing.wait_all_tasks_blocked()
+            before = checkpoints
+            await client.send(GET)
+            assert (await client.answer()).status == 202
+        await trio.testing.wait_all_tasks_blocked()
+        assert checkpoints == before
+        monkeypatch.undo()
+        await client.stream.aclose()
 
 
 # -- the end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,8 +27,18 @@ from enseada.transport import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
+
+
+class Rounds(trio.abc.Instrument):
+    """Counts the rounds of the event loop, in each of which every task that can run does so once."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.count += 1
 
 
 @contextmanager
@@ -258,6 +268,42 @@ async def test_others_get_their_turn(kind: str) -> None:
         # 64 calls are 64 * 9 KiB of work: no turn, and nine, of which the first and the last may not be seen.
         assert counted[1] <= 1
         assert counted[CROWD] >= 6
+
+
+async def turns_given(during: Callable[[], Awaitable[object]]) -> int:
+    """How often everybody else gets a turn before ``during`` is over."""
+    rounds = Rounds()
+    trio.lowlevel.add_instrument(rounds)
+    try:
+        await during()
+    finally:
+        trio.lowlevel.remove_instrument(rounds)
+    return rounds.count
+
+
+@SOCKETS
+async def test_who_has_waited_need_not_wait_for_others_again(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(8 * MIB))
+    with pair(kind) as (client, transport), (tmp_path / "file").open("rb") as file:
+        buffer = memoryview(bytearray(10))
+
+        async def wait_for_content() -> None:
+            with suppress(trio.TooSlowError):
+                await transport.receive_into(buffer, 0.001)
+
+        async def wait_for_room() -> None:
+            with suppress(trio.TooSlowError):
+                await transport.send_file(file.fileno(), 0, 8 * MIB, 0.001)
+
+        for _ in range(2):
+            assert await turns_given(transport.let_others_run) == 1
+        for wait in (wait_for_content, wait_for_room):
+            await wait()
+            assert await turns_given(transport.let_others_run) == 0
+            assert await turns_given(transport.let_others_run) == 1
+        await client.send_all(b"here already")
+        await transport.receive_into(buffer)
+        assert await turns_given(transport.let_others_run) == 1
 
 
 def test_the_budget_shrinks_with_the_number_of_busy_connections() -> None:
