@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
 import types
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ MAX_PASSWORD_BYTES = 1024
 """A password's length in UTF-8; a longer one is never hashed."""
 ARGON2_LANE_BYTES = 8 * 1024
 """The least memory of one lane (RFC 9106 3.1)."""
+_PUBLIC_URL = re.compile(r"https?://(?:[A-Za-z0-9.-]{1,255}|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 DEFAULT = "default"
 """The source of a value that nobody gave."""
 
@@ -82,7 +84,7 @@ class Settings:
         # No flag: a command line is there for every user of the machine to read.
         metadata=_about("The password of the account admin, at the first start only.", flag=False, secret=True),
     )
-    public_url: Annotated[str, msgspec.Meta(pattern=r"^https?://[A-Za-z0-9.:\[\]-]{1,255}$")] | None = field(
+    public_url: str | None = field(
         default=None,
         metadata=_about("Scheme and host by which clients reach us through a proxy: https://registry.example."),
     )
@@ -93,7 +95,7 @@ class Settings:
         default=30.0, metadata=_about("How long requests under way may take to finish after SIGTERM.", "seconds")
     )
     upload_expiry: Annotated[float, msgspec.Meta(ge=60)] = field(
-        default=7 * DAY, metadata=_about("How old an upload session may become; then what came of it is dropped.", "seconds")
+        default=7 * DAY, metadata=_about("How old an upload session may become before it ends.", "seconds")
     )
     lease_time: Annotated[float, msgspec.Meta(ge=0.1)] = field(
         default=15.0, metadata=_about("How long one who goes on with an upload waits for another writer.", "seconds")
@@ -220,6 +222,8 @@ class Setting:
             return Path(value)
         if self.secret:
             return _parse_secret(value)
+        if self.key == "public_url" and not (isinstance(value, str) and _PUBLIC_URL.fullmatch(value)):
+            raise ValueError("it is http:// or https:// and a host, and nothing behind it")
         try:
             return msgspec.convert(value, self.type, strict=not text)
         except msgspec.ValidationError as exc:

@@ -280,7 +280,7 @@ class TestTheRealCommand:
 def test_the_flags_follow_the_settings(tmp_path: Path) -> None:
     """What one flag sets, and only that, differs from the defaults."""
     values = {"listen": "h:1", "data": "/d", "anonymous": "pull", "resumable_hash": "never", "token_service": "s",
-              "log_format": "json", "log_level": "debug"}  # fmt: skip
+              "log_format": "json", "log_level": "debug", "public_url": "https://h:1"}  # fmt: skip
     for setting in SETTINGS:
         if setting.flag is None:
             continue
