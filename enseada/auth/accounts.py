@@ -5,7 +5,8 @@ of it is remembered. An account that was changed, disabled or deleted is so from
 
 An account is the document ``user:<name>``. A verification costs tens of milliseconds and megabytes by intent
 (argon2id, RFC 9106), so it is done in a thread, few at a time, once for all who show the same secret meanwhile, and
-what cannot wait is refused. Unknown, disabled and passwordless accounts cost the same as others.
+what cannot wait is refused. Unknown, disabled and passwordless accounts cost what `ADMIN` does. A password whose hash
+was made by other settings is hashed again at its next right login, by today's.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import re
 import secrets
 import time
 import unicodedata
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,7 +30,7 @@ import msgspec
 from enseada.auth.policy import Subject
 from enseada.config import MAX_PASSWORD_BYTES
 from enseada.http import unavailable
-from enseada.storage.documents.base import Conflict, Document, Unknown
+from enseada.storage.documents.base import Conflict, Document, DocumentError, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +51,7 @@ MADE_PASSWORD_LENGTH = 20
 _ALPHABET = "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # without what looks alike
 _NAME_FIRST = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 _NAME_REST = _NAME_FIRST | frozenset("._@+-")
+_COSTS = re.compile(r"\$argon2id\$v=19\$m=[0-9]+,t=[0-9]+,p=[0-9]+(?=\$)")  # a PHC string, up to its salt
 
 log = logging.getLogger("enseada.auth")
 
@@ -62,7 +65,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     password: str | None = None
     """In the PHC string format; None: nobody can log in with a password."""
     generation: str = ""
-    """Random, and new with every change of the credentials: tokens carry it."""
+    """Random, and new with every change of the credentials: tokens carry it. A hash made anew is no change."""
 
 
 @dataclass(slots=True)
@@ -102,7 +105,6 @@ class Accounts:
         self._remembered: OrderedDict[bytes, float] = OrderedDict()
         self._key = secrets.token_bytes(32)
         self._hasher: PasswordHasher | None = None
-        self._dummy = _unmatchable(settings)
 
     async def ensure_admin(self, password: str | None) -> str | None:
         """Make the account ``admin`` if there is none; return its password if it had to be made up.
@@ -155,20 +157,27 @@ class Accounts:
         if secret is None:
             return None  # for every name alike, so its cost tells nothing
         known = normalise(name)
+        who = name if known is None else known
         while True:
             document = await self._documents.get(document_id(known)) if known is not None else None
             account = None if document is None else _read(document)
             rev = "" if document is None else document.rev or ""
-            digest = self._digest(name if known is None else known, rev, secret)
+            digest = self._digest(who, rev, secret)
             if not self._remembers(digest):
                 # A disabled account's password is not looked at, lest it be remembered and answered faster.
                 stored = None if account is None or account.disabled else account.password
-                if not await self._verify_once(digest, secret, stored or self._dummy):
+                # Read for every name alike, so that this tells nothing either.
+                dummy = self._unmatchable(await self._documents.get(document_id(ADMIN)))
+                right, fresh = await self._verify_once(digest, secret, stored or dummy)
+                if not right:
                     return None
                 # It took a while: what was right then may be a changed or disabled account by now.
                 newer = await self._documents.get(document_id(known)) if known is not None else None
                 if newer is None or newer.rev != rev:
                     continue
+                if fresh is not None:
+                    newer = await self._replace_hash(newer, fresh)
+                    digest = self._digest(who, newer.rev or "", secret)
                 self._remember(digest)
             return None if account is None else _subject(account)
 
@@ -196,12 +205,26 @@ class Accounts:
         if len(self._remembered) > REMEMBERED:
             self._remembered.popitem(last=False)
 
-    async def _verify_once(self, digest: bytes, secret: bytes, stored: str) -> bool:
-        """Whether ``secret`` is ``stored``'s, computed once for all who ask with the same digest meanwhile."""
+    async def _replace_hash(self, document: Document, fresh: str) -> Document:
+        """Store an account with a hash made anew; return it as it is now. Nothing depends on whether it succeeds."""
+        try:
+            stored = await self._documents.put(replace(document, data={**document.data, "password": fresh}))
+        except DocumentError as failure:
+            # Also Conflict: somebody changed the account meanwhile, or did the same. A later login tries again.
+            log.info("a hash by today's settings was not stored: %s", failure)
+            return document
+        log.info("the password of %s was hashed again, by today's settings", document.id)
+        return stored
+
+    async def _verify_once(self, digest: bytes, secret: bytes, stored: str) -> tuple[bool, str | None]:
+        """Whether ``secret`` is ``stored``'s, computed once for all who ask with the same digest meanwhile.
+
+        One of them gets beside it a hash of ``secret`` that is to be stored, where ``stored`` is not by our settings.
+        """
         while (flight := self._flights.get(digest)) is not None:
             await flight.done.wait()
             if flight.right is not None:
-                return flight.right
+                return flight.right, None
             # Who computed it was cancelled while it waited for a thread: the first to come back here takes over.
         if self._under_way >= self._settings.password_workers + self._settings.password_queue:
             raise unavailable("too many passwords are being verified")
@@ -209,8 +232,9 @@ class Accounts:
         self._under_way += 1
         try:
             check = partial(self._matches, stored, secret)
-            flight.right = await anyio.to_thread.run_sync(check, limiter=self._limiter)
-            return flight.right
+            right, fresh = await anyio.to_thread.run_sync(check, limiter=self._limiter)
+            flight.right = right
+            return right, fresh
         finally:
             self._under_way -= 1
             del self._flights[digest]
@@ -219,16 +243,38 @@ class Accounts:
     def _argon2(self, secret: bytes) -> str:
         return self._password_hasher().hash(secret)
 
-    def _matches(self, stored: str, secret: bytes) -> bool:
-        from argon2.exceptions import InvalidHashError, VerificationError
+    def _matches(self, stored: str, secret: bytes) -> tuple[bool, str | None]:
+        """Whether ``secret`` is ``stored``'s, and then its hash by our settings, if ``stored`` is by others."""
+        from argon2.exceptions import HashingError, InvalidHashError, VerificationError
 
+        hasher = self._password_hasher()
         try:
-            return self._password_hasher().verify(stored, secret)
+            hasher.verify(stored, secret)
         except VerificationError:
-            return False
+            return False, None
         except InvalidHashError:
             log.error("an account's stored password is not an argon2 hash")
-            return False
+            return False, None
+        if not hasher.check_needs_rehash(stored):
+            return True, None
+        try:
+            return True, hasher.hash(secret)
+        except HashingError as failure:  # there is not the memory for it
+            log.error("a password could not be hashed by today's settings: %s", failure)
+            return True, None
+
+    def _unmatchable(self, model: Document | None) -> str:
+        """A hash that costs as much as that of ``model``, an account, and is of no password, since its tag was drawn.
+
+        Not as much as today's settings say: what is stored was made by those of its time. (RFC 9106; PHC format.)
+        """
+        stored = None if model is None else model.data.get("password")
+        match = _COSTS.match(stored) if isinstance(stored, str) else None
+        settings = self._settings
+        costs = f"$argon2id$v=19$m={settings.argon2_memory // 1024},t={settings.argon2_time},p={settings.argon2_lanes}"
+        if match is not None:
+            costs = match[0]
+        return f"{costs}${_drawn(16)}${_drawn(32)}"
 
     def _password_hasher(self) -> PasswordHasher:
         # In the thread, because the import alone takes 33 ms. Two threads that make it at once do no harm.
@@ -243,14 +289,9 @@ class Accounts:
         return self._hasher
 
 
-def _unmatchable(settings: Settings) -> str:
-    """A hash that costs as much as others and is of no password, since its tag was drawn (RFC 9106; PHC format)."""
-
-    def drawn(length: int) -> str:
-        return base64.b64encode(secrets.token_bytes(length)).decode().rstrip("=")
-
-    costs = f"m={settings.argon2_memory // 1024},t={settings.argon2_time},p={settings.argon2_lanes}"
-    return f"$argon2id$v=19${costs}${drawn(16)}${drawn(32)}"
+def _drawn(length: int) -> str:
+    """That many random bytes, as the PHC format writes salts and tags."""
+    return base64.b64encode(secrets.token_bytes(length)).decode().rstrip("=")
 
 
 def _encode(password: str) -> bytes | None:

@@ -93,7 +93,8 @@ class DocumentStore(Protocol):
     async def create_once(self, doc: Document) -> Document:
         """Create a document that must be unique, also on a cluster: of all callers, ever, at most one succeeds.
 
-        Raises Conflict (somebody else has it), Unavailable, Unknown. Afterwards only `get` and `delete` are for it.
+        Raises Conflict (somebody else has it), Unavailable, Unknown. Once acknowledged it is a document like any other:
+        `put` may change it, and it stays the only one of its id until it is deleted.
         """
         ...
 

@@ -9,6 +9,7 @@ Use: a test that is parametrized over "backend" (`BACKENDS`) and "check" (`CHECK
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -217,6 +218,54 @@ async def check_create_once_alone_succeeds(store: DocumentStore) -> None:
     await store.delete(doc)
     again = await store.create_once(Document("a", {"n": 2}))
     assert again.rev != doc.rev
+
+
+@_check
+async def check_what_was_created_once_is_changed_by_put(store: DocumentStore) -> None:
+    """By its revision, by one of many at once, and never by another `create_once`, however often it changed."""
+    created = await store.create_once(Document("a", {"n": 0}))
+    changed = await store.put(Document("a", {"n": 1}, created.rev))
+    assert changed.rev != created.rev
+    assert await store.get("a") == changed
+    for stale in (store.put(Document("a", {"n": 2}, created.rev)), store.delete(created)):
+        with pytest.raises(Conflict):
+            await stale
+    for round in range(2, 6):
+        won: list[Document] = []
+        doubtful: list[int] = []
+        created_again: list[Document] = []
+
+        async def change(
+            number: int, parent: Document = changed, won: list[Document] = won, doubtful: list[int] = doubtful
+        ) -> None:
+            try:
+                won.append(await store.put(Document("a", {"n": number}, parent.rev)))
+            except (Conflict, Unavailable):
+                pass
+            except Unknown:
+                doubtful.append(number)
+
+        async def create(created_again: list[Document] = created_again) -> None:
+            with suppress(DocumentError):
+                created_again.append(await store.create_once(Document("a", {"n": -1})))
+
+        async with anyio.create_task_group() as group:
+            for number in range(4):
+                group.start_soon(change, 10 * round + number)
+                group.start_soon(create)
+        assert len(won) <= 1
+        assert created_again == []
+        found = await store.get("a")
+        assert found is not None
+        if won and not doubtful:
+            assert found.data == won[0].data
+        assert found == changed or found.data["n"] in [*doubtful, *(doc.data["n"] for doc in won)]
+        changed = found
+    with pytest.raises(Conflict):
+        await store.create_once(Document("a", {}))
+    await store.delete(changed)
+    assert await store.get("a") is None
+    await store.create_once(Document("a", {"again": True}))
 
 
 @_check

@@ -19,8 +19,9 @@ from enseada.auth import accounts as module
 from enseada.auth.accounts import Accounts, normalise
 from enseada.config import Settings
 from enseada.http import RegistryError
-from enseada.storage.documents.base import Document, Unavailable, Unknown
+from enseada.storage.documents.base import Conflict, Document, DocumentError, Unavailable, Unknown
 from enseada.storage.documents.memory import MemoryStore
+from enseada.storage.documents.memorycluster import ClusterMemoryStore
 from tests.cancel import cancel_at_every_checkpoint
 
 if TYPE_CHECKING:
@@ -273,15 +274,189 @@ async def test_who_cannot_log_in_costs_the_same(who: str, accounts: Accounts, do
     elif who == "without a password":
         await add(documents, accounts, "ann", password=None)
     await accounts.ensure_admin(PASSWORD)
-    admin = await documents.get("user:admin")
-    assert admin is not None
-    assert argon2.extract_parameters(accounts._dummy) == argon2.extract_parameters(admin.data["password"])
     assert await accounts.verify("ann", PASSWORD) is None
     async with no_thread(accounts) as limiter, trio.open_nursery() as nursery:
         nursery.start_soon(accounts.verify, "ann", PASSWORD)
         await wait_all_tasks_blocked()
         assert limiter.statistics().tasks_waiting == 1
         nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def costs(monkeypatch: pytest.MonkeyPatch) -> list[argon2.Parameters]:
+    """What each verification cost, as it is done."""
+    verified: list[argon2.Parameters] = []
+    verify = argon2.PasswordHasher.verify
+
+    def recorded(self: argon2.PasswordHasher, hash: str, password: bytes) -> bool:
+        verified.append(argon2.extract_parameters(hash))
+        return verify(self, hash, password)
+
+    monkeypatch.setattr(argon2.PasswordHasher, "verify", recorded)
+    return verified
+
+
+@pytest.mark.parametrize("who", ["unknown", "disabled", "without a password", "no name at all/"])
+async def test_who_cannot_log_in_costs_the_same_after_other_settings(
+    who: str, documents: MemoryStore, settings: Settings, costs: list[argon2.Parameters]
+) -> None:
+    old = Accounts(documents, settings)
+    await old.ensure_admin(PASSWORD)
+    if who == "disabled":
+        await add(documents, old, who, disabled=True)
+    elif who == "without a password":
+        who = "without"
+        await add(documents, old, who, password=None)
+    accounts = Accounts(documents, replace(settings, argon2_time=2))
+    for name in ("admin", who):
+        assert await accounts.verify(name, "wrong") is None
+    assert [each.time_cost for each in costs] == [1, 1]
+    assert costs[0] == costs[1]
+    assert await accounts.verify("admin", PASSWORD) is not None
+    costs.clear()
+    for name in ("admin", who):
+        assert await accounts.verify(name, "wrong") is None
+    assert [each.time_cost for each in costs] == [2, 2]
+    assert costs[0] == costs[1]
+
+
+async def test_without_an_admins_hash_it_costs_what_the_settings_say(
+    accounts: Accounts, documents: MemoryStore, costs: list[argon2.Parameters]
+) -> None:
+    for document in (None, {"name": "admin"}, {"name": "admin", "password": "plain"}, {"password": 1}):
+        if document is not None:
+            found = await documents.get("user:admin")
+            await documents.put(Document("user:admin", document, None if found is None else found.rev))
+        assert await accounts.verify("ann", PASSWORD) is None
+    assert [(each.time_cost, each.memory_cost, each.parallelism) for each in costs] == [(1, 8, 1)] * 4
+
+
+async def time_cost(documents: MemoryStore, name: str) -> int:
+    document = await documents.get(f"user:{name}")
+    assert document is not None
+    return argon2.extract_parameters(document.data["password"]).time_cost
+
+
+async def test_a_right_login_renews_a_hash_of_other_settings(documents: MemoryStore, settings: Settings) -> None:
+    await add(documents, Accounts(documents, settings), "ann", email="ann@example.org")
+    before = await documents.get("user:ann")
+    accounts = Accounts(documents, replace(settings, argon2_time=2))
+    assert await accounts.verify("ann", "wrong") is None
+    assert await documents.get("user:ann") == before
+    subject = await accounts.verify("ann", PASSWORD)
+    after = await documents.get("user:ann")
+    assert before is not None
+    assert after is not None
+    assert await time_cost(documents, "ann") == 2
+    # Tokens stay valid, and so does all else that the account says.
+    assert {**after.data, "password": None} == {**before.data, "password": None}
+    assert subject is not None
+    assert subject.generation == "g1"
+    async with no_thread(accounts):
+        with trio.fail_after(5):
+            assert await accounts.verify("ann", PASSWORD) == subject  # it is remembered for what is stored now
+    later = Accounts(documents, accounts._settings)
+    assert await later.verify("ann", PASSWORD) == subject
+    assert await later.verify("ann", "wrong") is None
+    assert await documents.get("user:ann") == after
+
+
+async def test_many_who_log_in_at_once_renew_a_hash_once(
+    documents: MemoryStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add(documents, Accounts(documents, settings), "ann")
+    accounts = Accounts(documents, replace(settings, argon2_time=2))
+    answers: list[bool] = []
+    hashed: list[bytes] = []
+    hash = argon2.PasswordHasher.hash
+
+    def recorded(self: argon2.PasswordHasher, password: bytes) -> str:
+        hashed.append(password)
+        return hash(self, password)
+
+    monkeypatch.setattr(argon2.PasswordHasher, "hash", recorded)
+
+    async def ask() -> None:
+        answers.append(await accounts.verify("ann", PASSWORD) is not None)
+
+    async with trio.open_nursery() as nursery, no_thread(accounts):
+        for _ in range(20):
+            nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+    assert answers == [True] * 20
+    assert hashed == [PASSWORD.encode()]
+
+
+@pytest.mark.parametrize("error", [Conflict, Unavailable, Unknown])
+async def test_a_right_login_is_right_if_its_hash_cannot_be_renewed(
+    error: type[DocumentError], documents: MemoryStore, settings: Settings
+) -> None:
+    await add(documents, Accounts(documents, settings), "ann")
+    accounts = Accounts(documents, replace(settings, argon2_time=2))
+    documents.fail("put", "user:ann", error, applied=error is Unknown)
+    assert await accounts.verify("ann", PASSWORD) is not None
+    assert await time_cost(documents, "ann") == (2 if error is Unknown else 1)
+    assert await Accounts(documents, accounts._settings).verify("ann", PASSWORD) is not None
+    assert await time_cost(documents, "ann") == 2
+
+
+async def test_a_renewed_hash_never_undoes_a_change(documents: MemoryStore, settings: Settings) -> None:
+    """The account is disabled just before its new hash is stored."""
+    await add(documents, Accounts(documents, settings), "ann")
+    accounts = Accounts(documents, replace(settings, argon2_time=2))
+    gets = 0
+    get = documents.get
+
+    async def disabled_after_the_last_look(id: str) -> Document | None:
+        nonlocal gets
+        found = await get(id)
+        gets += id == "user:ann"
+        if gets == 2:
+            gets += 1
+            assert found is not None
+            await documents.put(replace(found, data={**found.data, "disabled": True}))
+        return found
+
+    documents.get = disabled_after_the_last_look  # type: ignore[method-assign]
+    assert await accounts.verify("ann", PASSWORD) is not None  # it was right at that moment
+    assert gets == 3
+    assert await accounts.verify("ann", PASSWORD) is None
+    assert await accounts.lookup("ann") is None
+    assert await time_cost(documents, "ann") == 1
+
+
+async def test_a_login_that_renews_a_hash_may_be_cancelled(documents: MemoryStore, settings: Settings) -> None:
+    old = Accounts(documents, settings)
+    await add(documents, old, "ann")
+    accounts = Accounts(documents, replace(settings, argon2_time=2))
+
+    async def login() -> None:
+        accounts._remembered.clear()
+        await change(documents, "ann", password=await old.hash(PASSWORD))
+        await accounts.verify("ann", PASSWORD)
+
+    async def after() -> None:
+        assert not accounts._flights
+        assert await accounts.verify("ann", PASSWORD) is not None
+        assert await accounts.verify("ann", "wrong") is None
+
+    assert await cancel_at_every_checkpoint(login, after) > 5
+    assert await time_cost(documents, "ann") == 2
+
+
+async def test_a_hash_is_renewed_on_copies_too(settings: Settings) -> None:
+    cluster = ClusterMemoryStore()
+    await Accounts(cluster, settings).ensure_admin(PASSWORD)
+    later = replace(settings, argon2_time=2)
+    before = await Accounts(cluster, settings).lookup("admin")
+    assert before is not None
+    assert await Accounts(cluster, later).verify("admin", PASSWORD) == before
+    await cluster.settle()
+    document = await cluster.get("user:admin")
+    assert document is not None
+    assert "t=2" in document.data["password"]
+    assert await Accounts(cluster, later).ensure_admin("another") is None
+    assert await Accounts(cluster, later).verify("admin", PASSWORD) == before
 
 
 async def test_a_hash_that_is_none_refuses(
