@@ -90,6 +90,7 @@ class SQLiteStore:
         self._writer = writer
         self._lock = lock
         self._wal = f"{path}-wal"
+        self._cut_beyond = WAL_BYTES
         self._group: GroupCommit[_Job] = GroupCommit(self._commit, self._announce)
         self._closed = False
         self._news = anyio.Event()
@@ -342,9 +343,19 @@ class SQLiteStore:
 
     def _cut_log(self) -> None:
         # SQLite merges the log into the file by itself, but begins it anew only when no reader is at work just then.
+        # Here we are in the way of all writers: so it is tried and not waited for, and tried again only when the log
+        # has grown as much once more. A try that finds a reader merges what it can, as a passive checkpoint does.
         with suppress(OSError, sqlite3.Error):
-            if os.stat(self._wal).st_size > WAL_BYTES:
-                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            size = os.stat(self._wal).st_size
+            if size <= WAL_BYTES:
+                self._cut_beyond = WAL_BYTES
+            elif size > self._cut_beyond:
+                self._cut_beyond = size + WAL_BYTES
+                self._writer.execute("PRAGMA busy_timeout = 0")
+                try:
+                    self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                finally:
+                    self._writer.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT * 1000)}")
 
     def _close(self) -> None:
         # The last connection merges the log into the file when it is closed: that too is done under the lock.

@@ -34,7 +34,8 @@ BUSY_TIMEOUT = 5.0
 DELETIONS = 100_000
 """For so many changes a deletion is remembered for those who follow. Older ones are forgotten: they are hints."""
 WAL_BYTES = 64 * 1024 * 1024
-"""A write-ahead log longer than that, which readers have kept from being reused, is cut."""
+"""A write-ahead log longer than that, which readers have kept from being reused, is cut as soon as they let it be;
+that is tried whenever it has grown by so much."""
 
 SCHEMA = f"""
 CREATE TABLE documents (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, rev TEXT NOT NULL, body BLOB NOT NULL);

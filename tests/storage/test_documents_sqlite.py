@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from contextlib import asynccontextmanager, closing
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -320,6 +321,53 @@ async def test_our_own_commits_wake_at_once(tmp_path: Path, monkeypatch: pytest.
                 group.start_soon(follow)
                 await anyio.wait_all_tasks_blocked()
                 await store.put(Document("a", {}))
+
+
+async def test_a_reader_that_keeps_the_log_from_being_cut_keeps_no_writer_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 200_000
+    for place in (module, sqlitefile):
+        monkeypatch.setattr(place, "WAL_BYTES", limit)
+    path = tmp_path / "documents"
+    log = tmp_path / "documents-wal"
+    statements: list[str] = []
+
+    def tries() -> int:
+        return sum("wal_checkpoint" in statement for statement in statements)
+
+    async with await SQLiteStore.open(path) as store:
+        doc = await store.put(Document("a", {}))
+        store._writer.execute("PRAGMA wal_autocheckpoint = 10")  # as far below the limit as the default is
+        store._writer.set_trace_callback(statements.append)
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM documents").fetchall()
+            begun = monotonic()
+            for number in range(100):
+                doc = await store.put(Document("a", {"x": f"{number:09}" * 1000}, doc.rev))
+                assert monotonic() - begun < sqlitefile.BUSY_TIMEOUT
+            assert log.stat().st_size > 3 * limit, "the reader keeps the log"
+            assert 2 <= tries() <= log.stat().st_size // limit, "tried once for each growth"
+            before = tries()
+            assert store._writer.execute("PRAGMA busy_timeout").fetchone() == (sqlitefile.BUSY_TIMEOUT * 1000,)
+        for number in range(2):
+            doc = await store.put(Document("a", {"n": number}, doc.rev))
+        assert log.stat().st_size <= limit, "nobody keeps it"
+        assert tries() == before
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM documents").fetchall()
+            while tries() == before:
+                doc = await store.put(Document("a", {"x": "x" * 10_000}, doc.rev))
+            assert log.stat().st_size < 1.5 * limit, "begun anew, it has its first limit again"
+
+
+async def test_a_log_that_nobody_keeps_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WAL_BYTES", 200_000)
+    async with await SQLiteStore.open(tmp_path / "documents") as store:
+        await store.put(Document("a", {"x": "x" * 300_000}))
+        assert (tmp_path / "documents-wal").stat().st_size == 0
 
 
 # Several processes
