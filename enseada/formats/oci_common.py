@@ -85,6 +85,7 @@ def tag_id(name: str, tag: str) -> str:
 
 
 def referrer_id(name: str, subject: Digest, digest: Digest | str) -> str:
+    """With "" for the digest: what all referrers' ids begin with."""
     return f"oci-referrer:{name}@{subject}@{digest}"
 
 

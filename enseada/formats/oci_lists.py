@@ -7,14 +7,18 @@ by id before they are listed, so nothing is shown that is gone.
 from __future__ import annotations
 
 import json
+import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from enseada.auth.policy import Action, image
-from enseada.formats.oci_common import image_id, manifest_id, reply, tag_id
+from enseada.formats.oci_common import image_id, manifest_id, referrer_id, reply, tag_id
+from enseada.formats.oci_referrers import may_be_of_type
 from enseada.protocols.digests import Digest
 from enseada.protocols.oci import errors, names, referrers
 from enseada.protocols.oci.manifest import OCI_INDEX, parse
 from enseada.protocols.oci.paging import next_link, parse_count
+from enseada.storage.blobs.base import BlobMissing
 from enseada.storage.documents.base import prefix_range
 
 if TYPE_CHECKING:
@@ -33,6 +37,12 @@ SCAN_PAGE = 200
 """Documents read at once."""
 MAX_REFERRERS_BYTES = 4 * 1024 * 1024
 """A page of referrers: clients read an index of at most this size (distribution-spec, "Listing Referrers")."""
+MAX_READ_BYTES = 8 * 1024 * 1024
+"""Bytes of manifests that a page of referrers reads, for annotations that are kept nowhere else."""
+MAX_LOOKED = 2000
+"""Documents of referrers that a page looks at, also when a filter leaves few of them; a link leads on."""
+
+_log = logging.getLogger(__name__)
 
 
 class ListHandlers:
@@ -91,36 +101,46 @@ class ListHandlers:
         name, digest = params["name"], names.check_digest(params["digest"])
         wanted = request.param("artifactType")
         count = max(1, parse_count(request.param("n"), MAX_PAGE))
-        prefix = f"oci-referrer:{name}@{digest}@"
-        start, stop = _after(prefix, request.param("last"))
+        start, stop = _after(referrer_id(name, digest, ""), request.param("last"))
         entries: list[dict[str, Any]] = []
         room = MAX_REFERRERS_BYTES - len(referrers.index([]))
+        reading = MAX_READ_BYTES
+        looked = 0
+        last = ""
         more = False
         while not more and start < stop:
             page = await self._stores.documents.scan(start, stop, SCAN_PAGE)
             # What refers is listed as long as it is there; whichever life of it said so, it says the same.
             manifests = await self._manifests(name, [_digest_in(document) for document in page])
             for document, manifest in zip(page, manifests, strict=True):
-                if manifest is None:
-                    continue
-                entry = document.data["entry"] or await self._large_entry(_digest_in(document), manifest)
-                if wanted is not None and entry.get("artifactType") != wanted:
-                    continue
-                room -= len(json.dumps(entry)) + len(", ")
-                # The first has room, whatever its size: a page must lead on.
-                if len(entries) == count or (entries and room < 0):
-                    more = True
-                    break
-                entries.append(entry)
+                if manifest is not None and may_be_of_type(document.data, wanted):
+                    size = 0 if document.data["whole"] else document.data["entry"]["size"]
+                    # The first has room, whatever its size: a page must lead on.
+                    if len(entries) == count or (last and size > reading):
+                        more = True
+                        break
+                    reading -= size
+                    entry, length = await self._entry(document, manifest)
+                    if entry is not None and (wanted is None or entry.get("artifactType") == wanted):
+                        room -= length + len(", ")
+                        if entries and room < 0:
+                            more = True
+                            break
+                        entries.append(entry)
+                last = _digest_in(document)
             start = _next(page, stop)
+            looked += len(page)
+            if looked >= MAX_LOOKED and start < stop:
+                more = True
         fields = []
         if wanted is not None:
             fields.append(("OCI-Filters-Applied", "artifactType"))
         if more:
             path = request.reference(f"/v2/{name}/referrers/{digest}")
-            following = next_link(path, artifactType=wanted, n=request.param("n"), last=entries[-1]["digest"])
+            following = next_link(path, artifactType=wanted, n=request.param("n"), last=last)
             fields.append(("Link", following))
-        return reply(200, fields, referrers.index(entries), OCI_INDEX)
+        body = await self._contents.work(MAX_REFERRERS_BYTES - room, partial(referrers.index, entries))
+        return reply(200, fields, body, OCI_INDEX)
 
     async def _manifests(self, name: str, digests: Sequence[str]) -> list[Document | None]:
         """The manifests of those digests, each asked for by its id, and once."""
@@ -128,12 +148,25 @@ class ListHandlers:
         found = dict(zip(ids, await self._stores.documents.get_many(ids), strict=True))
         return [found[manifest_id(name, digest)] for digest in digests]
 
-    async def _large_entry(self, digest: str, manifest: Document) -> dict[str, Any]:
-        """The entry of a manifest whose annotations were too large to be kept twice."""
-        content = await self._contents.read(Digest.parse(digest), inline=manifest.data["inline"])
-        # Its structure was counted when it was pushed.
-        parsed = parse(content, manifest.data["media_type"], values=len(content), depth=len(content))
-        return referrers.entry(parsed, Digest.parse(digest), len(content))
+    async def _entry(self, referrer: Document, manifest: Document) -> tuple[dict[str, Any] | None, int]:
+        """The entry that lists ``manifest``, and its length in JSON. None: the manifest's bytes are lost."""
+        if referrer.data["whole"]:
+            entry = referrer.data["entry"]
+            return entry, len(json.dumps(entry))
+        digest = Digest.parse(_digest_in(referrer))
+        try:
+            content = await self._contents.read(digest, inline=manifest.data["inline"])
+        except BlobMissing:
+            _log.error("the bytes of %s are lost, so no list has it; a push of it heals it", manifest.id)
+            return None, 0
+        return await self._contents.work(len(content), partial(_entry_of, content, digest, manifest.data["media_type"]))
+
+
+def _entry_of(content: bytes, digest: Digest, media_type: str) -> tuple[dict[str, Any], int]:
+    # Its structure was counted when it was pushed.
+    manifest = parse(content, media_type, values=len(content), depth=len(content))
+    entry = referrers.entry(manifest, digest, len(content))
+    return entry, len(json.dumps(entry))
 
 
 def _digest_in(referrer: Document) -> str:

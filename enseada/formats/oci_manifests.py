@@ -8,7 +8,6 @@ old tags back.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import secrets
 from contextlib import suppress
@@ -37,10 +36,11 @@ from enseada.formats.oci_common import (
     tag_id,
 )
 from enseada.formats.oci_content import INLINE_BYTES, content_document
+from enseada.formats.oci_referrers import kept
 from enseada.http import unavailable
 from enseada.protocols.digests import Digest
 from enseada.protocols.http1.ranges import select
-from enseada.protocols.oci import errors, names, referrers
+from enseada.protocols.oci import errors, names
 from enseada.protocols.oci.manifest import Manifest, parse
 from enseada.storage.blobs.base import BlobMissing
 from enseada.storage.documents.base import Conflict, Document, DocumentError, prefix_range
@@ -70,8 +70,6 @@ class _Pushed:
     content: bytes
     digest: Digest
     manifest: Manifest
-    entry: dict[str, object] | None
-    """As what it is listed, if it refers to something."""
 
     @property
     def inline(self) -> bool:
@@ -221,7 +219,7 @@ class ManifestHandlers:
         tag_ids = [tag_id(name, tag) for tag in tags]
         ids = [repository_id(name), image_id(name), manifest_id(name, digest), manifest_link_id(name, digest)]
         ids += [content_id(digest), *tag_ids]
-        repository, image, known, link, kept, *tagged = await documents.get_many(ids)
+        repository, image, known, link, stored, *tagged = await documents.get_many(ids)
         now = int(self._stores.clock())
         docs: list[Document] = []
         if repository is None:
@@ -233,7 +231,7 @@ class ManifestHandlers:
             # Each life of a manifest writes its own: so whoever cleans up after the one before never removes it.
             data = {"born": born, "created": now}
             docs.append(Document(manifest_link_id(name, digest), data, None if link is None else link.rev))
-        if kept is None and pushed.inline:
+        if stored is None and pushed.inline:
             docs.append(content_document(digest, pushed.content))
         if known is None or known.data["media_type"] != pushed.manifest.media_type:
             docs += await self._referrer(name, pushed, born)
@@ -261,7 +259,8 @@ class ManifestHandlers:
             return []
         id = referrer_id(name, pushed.manifest.subject.digest, pushed.digest)
         known = await self._stores.documents.get(id)
-        return [Document(id, {"born": born, "entry": pushed.entry}, None if known is None else known.rev)]
+        data = {"born": born, **kept(pushed.manifest, pushed.digest, len(pushed.content))}
+        return [Document(id, data, None if known is None else known.rev)]
 
     async def _clean(self, name: str, digest: Digest, document: Document) -> None:
         """Remove what hung on a manifest that is deleted. It shows nowhere any more, so what cannot be removed stays.
@@ -308,10 +307,7 @@ def _examine(content: bytes, reference: Digest | str, media_type: str | None, li
     """All that takes its time with ``content``. Raises DIGEST_INVALID, MANIFEST_INVALID (400)."""
     digest = _digest(content, reference)
     manifest = parse(content, media_type, values=limits.json_values, depth=limits.json_depth)
-    entry = None if manifest.subject is None else referrers.entry(manifest, digest, len(content))
-    if len(json.dumps(entry)) > INLINE_BYTES:
-        entry = None  # its annotations are as large as a manifest may be: lists read them there
-    return _Pushed(content, digest, manifest, entry)
+    return _Pushed(content, digest, manifest)
 
 
 def _digest(content: bytes, reference: Digest | str) -> Digest:

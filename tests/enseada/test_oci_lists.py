@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from random import Random
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -13,7 +14,8 @@ from enseada.auth.policy import CATALOG, Action
 from enseada.formats import oci_lists
 from enseada.formats.oci_content import INLINE_BYTES
 from enseada.formats.oci_lists import MAX_PAGE, MAX_REFERRERS_BYTES
-from enseada.protocols.oci.manifest import DOCKER_IMAGE, OCI_ARTIFACT, OCI_IMAGE, OCI_INDEX
+from enseada.formats.oci_referrers import KEPT_ANNOTATIONS, KEPT_TYPE
+from enseada.protocols.oci.manifest import DOCKER_IMAGE, OCI_ARTIFACT, OCI_IMAGE, OCI_INDEX, Manifest, parse
 from enseada.storage.documents.memory import MemoryStore as MemoryDocuments
 from tests.enseada.oci_client import (
     CONFIG_TYPE,
@@ -304,7 +306,7 @@ async def test_no_page_of_referrers_is_larger_than_clients_read() -> None:
             assert found == sorted(entries, key=lambda entry: str(entry["digest"]))
 
 
-@pytest.mark.parametrize("size", [INLINE_BYTES - 1000, INLINE_BYTES, 1024 * 1024, 4 * 1024 * 1024 - 1000])
+@pytest.mark.parametrize("size", [5000, INLINE_BYTES - 1000, INLINE_BYTES, 1024 * 1024, 4 * 1024 * 1024 - 1000])
 async def test_annotations_as_large_as_a_manifest_may_be(size: int) -> None:
     """And no document holds them: those are small."""
     async with in_memory() as client:
@@ -323,6 +325,89 @@ async def test_an_artifact_type_as_large_as_a_manifest_may_be() -> None:
     async with in_memory() as client:
         entry = await push_referrer(client, artifactType="a/" + "b" * 2 * 1024 * 1024)
         assert await client.referrers(NAME, SUBJECT) == [entry]
+
+
+@pytest.mark.parametrize("size", [KEPT_ANNOTATIONS, INLINE_BYTES, 1024 * 1024])
+async def test_a_filter_reads_no_manifest_that_it_leaves_out(size: int) -> None:
+    async with in_memory() as pushing:
+        assert isinstance(pushing.documents, MemoryDocuments)
+        small = await push_referrer(pushing, artifactType="c/d")
+        large = await push_referrer(pushing, annotations={"text": "x" * size})
+        client = await client_of(pushing.documents, pushing.blobs)  # it has nothing cached
+        for prefix in ("oci-manifest-content:", "blob:"):
+            pushing.documents.fail("get", prefix)
+        assert await client.referrers(NAME, SUBJECT, "?artifactType=x/y") == []
+        assert await client.referrers(NAME, SUBJECT, "?artifactType=c/d") == [small]
+        assert (await client.get(f"/v2/{NAME}/referrers/{SUBJECT}?artifactType=a/b")).status == 503
+        assert await client.referrers(NAME, SUBJECT, "?artifactType=a/b") == [large]
+
+
+async def test_a_page_ends_when_enough_was_read_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when it shows nothing of what was read; and what is larger than that is read alone."""
+    async with in_memory() as client:
+        entries = [await push_referrer(client, number, annotations={"a": "x" * 60_000}) for number in range(5)]
+        entries.append(await push_referrer(client, annotations={"a": "x" * 200_000}))
+        entries.append(await push_referrer(client, artifactType="c/d"))
+        entries.sort(key=lambda entry: str(entry["digest"]))
+        monkeypatch.setattr(oci_lists, "MAX_READ_BYTES", 130_000)
+        pages = await client.pages(f"/v2/{NAME}/referrers/{SUBJECT}")
+        assert [entry for page in pages for entry in page.json["manifests"]] == entries
+        for page in pages:
+            sizes = [entry["size"] for entry in page.json["manifests"] if "annotations" in entry]
+            assert sum(sizes) <= 130_000 or page.json["manifests"][0]["size"] > 200_000
+        assert len(pages) >= 4
+        found = await client.referrers(NAME, SUBJECT, "?artifactType=c/d")
+        assert found == [entry for entry in entries if entry["artifactType"] == "c/d"]
+
+
+async def test_a_page_looks_at_so_many_and_leads_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oci_lists, "SCAN_PAGE", 2)
+    monkeypatch.setattr(oci_lists, "MAX_LOOKED", 4)
+    async with in_memory() as client:
+        entries = [await push_referrer(client, number, artifactType=f"a/{number % 2}") for number in range(9)]
+        entries.sort(key=lambda entry: str(entry["digest"]))
+        for wanted in ("a/0", "a/1", "x/y"):
+            pages = await client.pages(f"/v2/{NAME}/referrers/{SUBJECT}?artifactType={wanted}")
+            assert len(pages) == 3
+            found = [entry for page in pages for entry in page.json["manifests"]]
+            assert found == [entry for entry in entries if entry["artifactType"] == wanted]
+
+
+async def test_a_referrer_whose_bytes_are_lost_is_left_out() -> None:
+    async with in_memory() as client:
+        small = await push_referrer(client)
+        large = await push_referrer(client, annotations={"text": "x" * (INLINE_BYTES - 1000)})
+        document = await client.documents.get(f"oci-manifest-content:{large['digest']}")
+        assert document is not None
+        await client.documents.delete(document)
+        assert await client.referrers(NAME, SUBJECT) == [small]
+        await push_referrer(client, annotations={"text": "x" * (INLINE_BYTES - 1000)})
+        assert len(await client.referrers(NAME, SUBJECT)) == 2
+
+
+@pytest.mark.parametrize("size", [KEPT_TYPE, KEPT_TYPE + 1, 8000])
+async def test_a_filter_by_a_long_artifact_type_is_exact(size: int) -> None:
+    async with in_memory() as client:
+        entries = [await push_referrer(client, artifactType=letter * size) for letter in "ab"]
+        await push_referrer(client, 5, artifactType="a/b", annotations={"text": "x" * INLINE_BYTES})
+        for letter, entry in zip("ab", entries, strict=True):
+            assert await client.referrers(NAME, SUBJECT, f"?artifactType={letter * size}") == [entry]
+        assert await client.referrers(NAME, SUBJECT, f"?artifactType={'c' * size}") == []
+
+
+async def test_large_manifests_are_read_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def watched(content: bytes, media_type: str | None, **limits: int) -> Manifest:
+        threads.append(threading.current_thread())
+        return parse(content, media_type, **limits)
+
+    monkeypatch.setattr(oci_lists, "parse", watched)
+    async with in_memory() as client:
+        entry = await push_referrer(client, annotations={"text": "x" * 500_000})
+        assert await client.referrers(NAME, SUBJECT) == [entry]
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 async def test_a_referrer_that_is_deleted_is_listed_no_more() -> None:

@@ -15,7 +15,15 @@ from enseada.formats.oci_content import INLINE_BYTES
 from enseada.formats.oci_manifests import MAX_TAGS
 from enseada.http import BodyError
 from enseada.limits import Limits
-from enseada.protocols.oci.manifest import DOCKER_IMAGE, DOCKER_LIST, OCI_ARTIFACT, OCI_IMAGE, OCI_INDEX, Manifest, parse
+from enseada.protocols.oci.manifest import (
+    DOCKER_IMAGE,
+    DOCKER_LIST,
+    OCI_ARTIFACT,
+    OCI_IMAGE,
+    OCI_INDEX,
+    Manifest,
+    parse,
+)
 from enseada.storage.blobs.memory import MemoryStore as MemoryBlobs
 from enseada.storage.documents.memory import MemoryStore as MemoryDocuments
 from enseada.storage.documents.sqlite import SQLiteStore
@@ -268,9 +276,9 @@ async def test_four_megabytes_and_no_more() -> None:
 async def test_what_is_large_is_read_beside_the_loop(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = []
 
-    def watched(content: bytes, *args: Any, **limits: int) -> Manifest:
+    def watched(content: bytes, media_type: str | None, **limits: int) -> Manifest:
         threads.append(threading.current_thread())
-        return parse(content, *args, **limits)
+        return parse(content, media_type, **limits)
 
     monkeypatch.setattr(oci_manifests, "parse", watched)
     content = image_manifest(b"{}", [LAYER]).ljust(size)
