@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 RESERVE_BYTES = 64 * 1024 * 1024
 """Disk space that uploads leave to others, the document store first of all."""
 
+MEASURE_BYTES = 1024 * 1024
+"""After so many bytes of all uploads together it is looked how much space is left: far fewer than are reserved."""
+
 THREADS = 16
 """Threads that wait for the disk at most."""
 
@@ -46,6 +49,7 @@ class LocalStore:
         """Files' fsyncs done."""
         self._folder = folder
         self._reserve = reserve
+        self._unmeasured = 0
         self._keys = KeyMaker()
         self._limiter = anyio.CapacityLimiter(THREADS)
         self._folder_sync = SharedSync(self._limiter)
@@ -81,9 +85,7 @@ class LocalStore:
         # Preallocating would count against a quota what may never come; so this only refuses what cannot go well.
         await anyio.lowlevel.checkpoint()
         try:
-            free = self._free()
-            if free < self._reserve + (length or 0):
-                raise BlobUnavailable(f"the disk is full: {free} bytes are free, {self._reserve} of them reserved")
+            self._measure(length or 0)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.UPLOAD_MODE)
         except FileExistsError:
             raise BlobBusy(f"there is something under {key} already") from None
@@ -99,7 +101,8 @@ class LocalStore:
     async def resume(self, state: bytes) -> LocalWriter:
         """Go on with an upload. A blob that was committed since can only be committed again, at its whole size.
 
-        Raises BlobBusy, BlobLost (also for a state of another store), BlobUnavailable. Cancelled: it stays as it is.
+        Raises BlobBusy, BlobLost (also for a state of another store), BlobUnavailable, also where more bytes would go
+        into the reserve. Then, and when cancelled, it stays as it is.
         """
         try:
             saved = msgspec.json.decode(state, type=LocalState)
@@ -115,9 +118,11 @@ class LocalStore:
             final = files.is_final(status.st_mode)
             if saved.offset < 0 or status.st_size < saved.offset:
                 raise BlobLost(f"the upload {saved.key} has {status.st_size} bytes and not {saved.offset}")
+            if final and status.st_size > saved.offset:
+                raise BlobLost(f"the upload {saved.key} has become a blob of {status.st_size} bytes")
+            if not final:
+                self._measure(saved.offset - status.st_size)  # what is cut off makes room
             if status.st_size > saved.offset:
-                if final:
-                    raise BlobLost(f"the upload {saved.key} has become a blob of {status.st_size} bytes")
                 await self.run(os.truncate, path, saved.offset)
         except OSError as error:
             os.close(fd)
@@ -207,9 +212,19 @@ class LocalStore:
         """A writer has ended."""
         self._writers.discard(writer)
 
-    def _free(self) -> int:
+    def take_room(self, size: int) -> None:
+        """Be asked before ``size`` bytes are written. Raises BlobUnavailable if the disk is full, OSError."""
+        if self._unmeasured + size >= MEASURE_BYTES:
+            self._measure(size)
+        self._unmeasured += size
+
+    def _measure(self, size: int) -> None:
+        # If it fails, the next who asks, for whatever upload, has it measured again.
         status = os.statvfs(self._folder)
-        return status.f_bavail * status.f_frsize
+        free = status.f_bavail * status.f_frsize
+        if free < self._reserve + size:
+            raise BlobUnavailable(f"the disk is full: {free} bytes are free, {self._reserve} of them reserved")
+        self._unmeasured = 0
 
     def _lock_existing(self, key: str) -> tuple[int, os.stat_result] | None:
         """Open and lock a file, and look at it; None: it is not there. Raises BlobBusy, BlobUnavailable."""

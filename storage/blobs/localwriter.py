@@ -63,7 +63,8 @@ class LocalWriter:
     async def write(self, data: Chunk) -> None:
         """See `BlobWriter.write`. Suspends only at the boundary, when ``data`` is written already.
 
-        Raises BlobLost for bytes beyond a blob that was committed before.
+        Raises BlobUnavailable, also while the disk is full but for the reserve; BlobLost for bytes beyond a blob that
+        was committed before.
         """
         size = data.nbytes if isinstance(data, memoryview) else len(data)
         self._check()
@@ -75,6 +76,10 @@ class LocalWriter:
             # The wait at the last boundary was cancelled, and is made up for.
             data = bytes(data)
             await self._sync(self.offset)
+        try:
+            self._store.take_room(size)
+        except OSError as error:
+            raise unavailable(self._key, error) from error
         try:
             files.write_all(self._fd, data, self.offset)
         except OSError as error:

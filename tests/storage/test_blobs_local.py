@@ -25,7 +25,7 @@ from enseada.storage.blobs import files
 from enseada.storage.blobs.base import BlobBusy, BlobLost, BlobMissing, BlobUnavailable
 from enseada.storage.blobs.folders import SharedSync
 from enseada.storage.blobs.keys import KEYS_PER_BUCKET, check_key
-from enseada.storage.blobs.local import LocalStore
+from enseada.storage.blobs.local import MEASURE_BYTES, LocalStore
 from enseada.storage.blobs.localwriter import WINDOW_BYTES
 from tests.storage.blob_suite import BlobSuite, payload, put, read, write
 
@@ -393,6 +393,84 @@ async def test_uploads_leave_a_reserve(tmp_path: Path) -> None:
         with pytest.raises(BlobMissing):
             await store.size(key)
     writer = await store.create(store.new_key(), free // 2)
+    await writer.abort()
+
+
+class SmallDisk:
+    """A disk with so many bytes free, less what is in the files of a folder; everything else on it is real."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, size: int) -> None:
+        self.size = size
+        self._folder = folder
+        self._statvfs = os.statvfs
+        monkeypatch.setattr(os, "statvfs", self)
+
+    @property
+    def free(self) -> int:
+        return self.size - sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
+
+    def __call__(self, path: str) -> os.statvfs_result:
+        found = list(self._statvfs(path))
+        found[1], found[4] = 1, self.free  # f_frsize, f_bavail
+        return os.statvfs_result(found)
+
+
+async def test_uploads_of_unknown_length_leave_the_reserve_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await LocalStore.at(tmp_path / "blobs", reserve=4 * MEASURE_BYTES)
+    disk = SmallDisk(monkeypatch, tmp_path, 6 * MEASURE_BYTES)
+    writers = [await store.create(store.new_key(), None) for _ in range(8)]
+    chunk = payload(MEASURE_BYTES // 4)
+    refused = 0
+    for _ in range(4):
+        for writer in writers:
+            before = writer.offset
+            try:
+                await write(writer, chunk)
+            except BlobUnavailable:
+                refused += 1
+                assert writer.offset == before
+    assert sum(writer.offset for writer in writers) >= MEASURE_BYTES, "what is not reserved may be used"
+    assert disk.free >= 3 * MEASURE_BYTES
+    assert refused > 16
+    saved = [(await writer.suspend(), writer.offset) for writer in writers]
+    assert all(durable == offset for durable, offset in saved), "nothing that was taken is lost"
+    for writer, (durable, _) in zip(writers, saved, strict=True):
+        with pytest.raises(BlobUnavailable, match="the disk is full"):
+            await store.resume(writer.state(durable))
+        assert os.stat(writer._path).st_size == durable
+    disk.size *= 2
+    resumed = await store.resume(writers[0].state(saved[0][0]))
+    await write(resumed, b"more")
+    await resumed.commit()
+    disk.size = 0
+    await (await store.resume(resumed.state(resumed.offset))).commit()  # a blob needs no room to be one
+    await store.aclose()
+
+
+async def test_going_back_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await LocalStore.at(tmp_path / "blobs", reserve=1000)
+    writer = await store.create(store.new_key(), None)
+    await write(writer, payload(500))
+    await writer.suspend()
+    SmallDisk(monkeypatch, tmp_path, 1400)
+    with pytest.raises(BlobUnavailable, match="the disk is full"):
+        await store.resume(writer.state(450))
+    resumed = await store.resume(writer.state(400))
+    await resumed.abort()
+
+
+async def test_an_upload_goes_on_when_the_disk_cannot_be_asked_for_its_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await LocalStore.at(tmp_path / "blobs")
+    writer = await store.create(store.new_key(), None)
+    Failing(monkeypatch, "statvfs", 2)
+    with pytest.raises(BlobUnavailable, match="Input/output"):
+        await store.create(store.new_key(), None)
+    with pytest.raises(BlobUnavailable, match="Input/output"):
+        await writer.write(bytes(MEASURE_BYTES))
+    assert writer.offset == 0
+    await writer.write(bytes(MEASURE_BYTES))
     await writer.abort()
 
 
