@@ -21,19 +21,21 @@ import unicodedata
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 import msgspec
 
+from enseada.auth.documents import read_as
 from enseada.auth.policy import Subject
 from enseada.config import MAX_PASSWORD_BYTES
 from enseada.http import unavailable
-from enseada.storage.documents.base import Conflict, Document, DocumentError, Unknown
+from enseada.storage.documents.base import Document, DocumentError
+from enseada.storage.documents.once import get_or_create_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from argon2 import PasswordHasher
 
@@ -110,30 +112,25 @@ class Accounts:
         """Make the account ``admin`` if there is none; return its password if it had to be made up.
 
         ``password`` counts at the first start only, so that one left in the environment never undoes a change. Of
-        several processes that start at once, one makes the account. Raises Unavailable and Unknown. Cancelled: the
-        account may be there, with a password that nobody saw, if none was given.
+        several processes that start at once, one makes the account. Raises UnusableDocument, Conflict, Unavailable and
+        Unknown. Cancelled: the account may be there, with a password that nobody saw, if none was given.
         """
-        if await self._documents.get(document_id(ADMIN)) is not None:
-            if password is not None:
-                log.info("the account %s exists, so the password given for its first start was ignored", ADMIN)
-            return None
-        made = password is None
-        if password is None:
-            password = "".join(secrets.choice(_ALPHABET) for _ in range(MADE_PASSWORD_LENGTH))
-        account = Account(name=ADMIN, admin=True, password=await self.hash(password), generation=secrets.token_hex(8))
-        document = Document(document_id(ADMIN), msgspec.to_builtins(account))
-        try:
-            await self._documents.create_once(document)
-        except Conflict:
-            log.info("another process made the account %s", ADMIN)
-            return None
-        except Unknown:
-            found = await self._documents.get(document.id)
-            if found is None:
-                raise
-            if _read(found).generation != account.generation:
-                return None
-        return password if made else None
+        chosen = password
+        if chosen is None:
+            chosen = "".join(secrets.choice(_ALPHABET) for _ in range(MADE_PASSWORD_LENGTH))
+
+        async def account() -> Mapping[str, Any]:
+            hashed, generation = await self.hash(chosen), secrets.token_hex(8)
+            made: dict[str, Any] = msgspec.to_builtins(
+                Account(name=ADMIN, admin=True, password=hashed, generation=generation)
+            )
+            return made
+
+        document, is_ours = await get_or_create_once(self._documents, document_id(ADMIN), account)
+        read_as(document, Account)
+        if not is_ours and password is not None:
+            log.info("the account %s exists, so the password given for its first start was ignored", ADMIN)
+        return chosen if is_ours and password is None else None
 
     async def hash(self, password: str) -> str:
         """The argon2id hash of a new password, by today's settings. Raises ValueError for one that is too long."""
@@ -143,9 +140,12 @@ class Accounts:
         return await anyio.to_thread.run_sync(partial(self._argon2, secret), limiter=self._limiter)
 
     async def lookup(self, name: str) -> Subject | None:
-        """The subject of an account that exists and is not disabled, as of now, by its exact name."""
+        """The subject of an account that exists and is not disabled, as of now, by its exact name.
+
+        Raises UnusableDocument and Unavailable.
+        """
         document = await self._documents.get(document_id(name))
-        return None if document is None else _subject(_read(document))
+        return None if document is None else _subject(read_as(document, Account))
 
     async def verify(self, name: str, password: str) -> Subject | None:
         """The subject whose name and password these are, or None.
@@ -160,7 +160,7 @@ class Accounts:
         who = name if known is None else known
         while True:
             document = await self._documents.get(document_id(known)) if known is not None else None
-            account = None if document is None else _read(document)
+            account = None if document is None else read_as(document, Account)
             rev = "" if document is None else document.rev or ""
             digest = self._digest(who, rev, secret)
             if not self._remembers(digest):
@@ -303,10 +303,6 @@ def _encode(password: str) -> bytes | None:
     except UnicodeEncodeError:
         return None
     return secret if len(secret) <= MAX_PASSWORD_BYTES else None
-
-
-def _read(document: Document) -> Account:
-    return msgspec.convert(document.data, Account)
 
 
 def _subject(account: Account) -> Subject | None:

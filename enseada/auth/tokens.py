@@ -16,17 +16,18 @@ import secrets
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 import msgspec
 
+from enseada.auth.documents import UnusableDocument, read_as
 from enseada.protocols.oci.scopes import Access
-from enseada.storage.documents.base import Conflict, Document, Unknown
+from enseada.storage.documents.once import get_or_create_once
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
     from jwt.types import Options
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 ALGORITHM = "EdDSA"
 KEY_DOCUMENT = "key:tokens"
+PRIVATE_BYTES = 32
+"""Bytes of an Ed25519 private key (RFC 8032 5.1.5)."""
 MAX_TOKEN_LENGTH = 48 * 1024
 """Characters; a longer token is not looked at. A request's head is smaller, a form's field may be larger."""
 VERIFIED = 2048
@@ -118,27 +121,27 @@ class TokenSigner:
     async def load(cls, documents: DocumentStore, service: str) -> TokenSigner:
         """Read the key, or make it at the first start. Processes that start at once get the same one.
 
-        Raises Unavailable, Unknown, and ValueError if the stored key is of another release's kind. Cancelled: the key
-        is there or not; the next one to load finds out.
+        Raises UnusableDocument if what is stored is no key for this release; Conflict, Unavailable, Unknown.
+        Cancelled: the key is there or not; the next one to load finds out.
         """
-        document = await documents.get(KEY_DOCUMENT)
-        if document is None:
-            private = base64.b64encode(secrets.token_bytes(32)).decode()
+
+        async def fresh() -> Mapping[str, Any]:
+            private = base64.b64encode(secrets.token_bytes(PRIVATE_BYTES)).decode()
             data = _KeyData(kid=secrets.token_hex(8), algorithm=ALGORITHM, private=private)
-            try:
-                document = await documents.create_once(Document(KEY_DOCUMENT, msgspec.to_builtins(data)))
-            except (Conflict, Unknown):
-                document = await documents.get(KEY_DOCUMENT)
-                if document is None:
-                    raise
+            made: dict[str, Any] = msgspec.to_builtins(data)
+            return made
+
+        document, _ = await get_or_create_once(documents, KEY_DOCUMENT, fresh)
+        key = read_as(document, _KeyData)
+        if key.algorithm != ALGORITHM:
+            raise UnusableDocument(KEY_DOCUMENT, f"it is not a key of {ALGORITHM}, the one algorithm of this release")
         try:
-            key = msgspec.convert(document.data, _KeyData)
-            private_bytes = base64.b64decode(key.private, validate=True)
+            private = base64.b64decode(key.private, validate=True)
         except ValueError:
-            raise ValueError(f"the document {KEY_DOCUMENT} is not a signing key") from None
-        if key.algorithm != ALGORITHM or len(private_bytes) != 32:
-            raise ValueError(f"the document {KEY_DOCUMENT} is not a key of {ALGORITHM}")
-        return cls(key.kid, private_bytes, service)
+            private = b""
+        if len(private) != PRIVATE_BYTES:
+            raise UnusableDocument(KEY_DOCUMENT, f"its private key is not {PRIVATE_BYTES} bytes in base64")
+        return cls(key.kid, private, service)
 
     async def ready(self) -> None:
         """Load what signing needs, in a thread, the first time; then it costs nothing. `issue` and `verify` do it

@@ -17,6 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from enseada.auth import accounts as module
 from enseada.auth.accounts import Accounts, normalise
+from enseada.auth.documents import UnusableDocument
 from enseada.config import Settings
 from enseada.http import RegistryError
 from enseada.storage.documents.base import Conflict, Document, DocumentError, Unavailable, Unknown
@@ -113,6 +114,29 @@ async def test_a_first_start_that_may_not_have_been(accounts: Accounts, document
     with pytest.raises(Unknown):
         await accounts.ensure_admin(None)
     assert await accounts.ensure_admin(None) is not None
+
+
+DAMAGED = [{}, {"name": 1}, {"name": "admin", "admin": "yes"}, {"name": "admin", "password": ["s3cret"]}]
+
+
+@pytest.mark.parametrize("data", DAMAGED)
+async def test_an_account_that_is_damaged_is_refused_by_name(
+    data: dict[str, Any], accounts: Accounts, documents: MemoryStore
+) -> None:
+    await documents.put(Document("user:admin", data))
+    for call in (accounts.ensure_admin(None), accounts.lookup("admin"), accounts.verify("admin", PASSWORD)):
+        with pytest.raises(UnusableDocument) as caught:
+            await call
+        assert caught.value.id == "user:admin"
+        assert str(caught.value) == f"user:admin: {caught.value.why}"
+        assert "s3cret" not in str(caught.value)
+    assert await accounts.verify("ann", PASSWORD) is None  # the others are not harmed
+
+
+async def test_an_account_of_a_newer_release_may_say_more(accounts: Accounts, documents: MemoryStore) -> None:
+    await add(documents, accounts, "admin", passkeys=[{"id": 1}])
+    assert await accounts.ensure_admin(None) is None
+    assert await accounts.verify("admin", PASSWORD) is not None
 
 
 async def test_right_and_wrong(accounts: Accounts, documents: MemoryStore) -> None:

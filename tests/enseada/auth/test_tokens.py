@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enseada.auth import tokens as module
+from enseada.auth.documents import UnusableDocument
 from enseada.auth.policy import ANONYMOUS, Subject
 from enseada.auth.tokens import Claims, Kind, TokenError, TokenExpired, TokenInvalid, TokenSigner
 from enseada.protocols.oci.scopes import catalog, repository
@@ -202,12 +203,17 @@ async def test_a_key_that_could_not_be_made(documents: MemoryStore, error: type[
         {"kid": "k", "algorithm": "RS256", "private": base64.b64encode(PRIVATE).decode()},
         {"kid": "k", "algorithm": "EdDSA", "private": base64.b64encode(b"short").decode()},
         {"kid": "k", "algorithm": "EdDSA", "private": "!"},
+        {"kid": "k", "algorithm": "EdDSA", "private": "\u00e9" * 44},
     ],
 )
 async def test_a_stored_key_of_another_kind_is_refused(documents: MemoryStore, data: dict[str, str]) -> None:
-    await documents.put(Document(module.KEY_DOCUMENT, data))
-    with pytest.raises(ValueError, match="key:tokens"):
+    stored = await documents.put(Document(module.KEY_DOCUMENT, data))
+    with pytest.raises(UnusableDocument) as caught:
         await TokenSigner.load(documents, "enseada")
+    assert caught.value.id == "key:tokens"
+    assert str(caught.value) == f"key:tokens: {caught.value.why}"
+    assert not any(value in str(caught.value) for name, value in data.items() if name == "private" and len(value) > 1)
+    assert await documents.get(module.KEY_DOCUMENT) == stored
 
 
 async def test_getting_ready_at_once_is_fine() -> None:
