@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 EMPTY_LINES = 4
 """Empty lines that are ignored before a request line (RFC 9112 2.2 wants at least one)."""
+METHOD_BYTES = 32
+"""The longest method; the longest that is registered has 17 letters (UPDATEREDIRECTREF)."""
 LINE_SLACK = 64
 """Bytes of a request line beside its target: the method, the version, two spaces and the line's end."""
 MAX_DIGITS = 18
@@ -64,8 +66,11 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 _DIGITS = re.compile(rb"[0-9]{1,%d}" % MAX_DIGITS)
 _CODING = re.compile(_TOKEN + rb"(?:[ \t]*;[^,]*)?")
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)([^?#]*)(?:\?([^#]*))?", re.IGNORECASE)
-# RFC 3986 3.2.2, without percent-encoding and sub-delims, which no host that serves packages has.
-_AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]{0,5})?")
+_LONG_METHOD = re.compile(rb"[^ \r]{%d}" % (METHOD_BYTES + 1))
+# RFC 3986 3.2.2, without percent-encoding and sub-delims, which no host that serves packages has, and 3.2.3, without
+# the empty port, which no client sends: what is accepted stands in the addresses that clients are told.
+_AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::([0-9]{1,5}))?")
+_LAST_PORT = 65535
 
 
 class HeadBuffer:
@@ -130,10 +135,16 @@ class HeadBuffer:
             raise HeadError(400, "not an HTTP request")
         if _BARE_LF.search(data, max(0, self._searched - 1)):
             raise HeadError(400, "a line that ends without CR")
+        if _LONG_METHOD.match(data):
+            raise _long_method()
         if len(data) >= self._limits.head_bytes or (
             len(data) > self._limits.target_bytes + LINE_SLACK and data.find(b"\r\n") < 0
         ):
             raise _too_large(data, self._limits)
+
+
+def _long_method() -> HeadError:
+    return HeadError(501, f"no method is longer than {METHOD_BYTES} bytes")  # RFC 9112 3
 
 
 def _too_large(data: bytearray, limits: Limits) -> HeadError:
@@ -149,6 +160,8 @@ def check(head: bytes, limits: Limits) -> Head:
     if match is None:
         raise _diagnose(head)
     method, raw_target, version, fields = match.groups()
+    if len(method) > METHOD_BYTES:
+        raise _long_method()
     if len(raw_target) > limits.target_bytes:
         raise HeadError(414, f"the request target is longer than {limits.target_bytes} bytes")
     if version not in (b"1.1", b"1.0"):
@@ -181,12 +194,17 @@ def split_target(method: bytes, raw: bytes) -> Target:
     if match is None:
         raise HeadError(400, "the request target is neither a path nor an http URL")
     authority, path, query = match.group(1, 2, 3)
-    if not _AUTHORITY.fullmatch(authority):
+    if not _is_authority(authority):
         raise HeadError(400, "the request target has no valid host")
     if not path:
         # RFC 9112 3.2.4: OPTIONS for a URL without path or query is the asterisk form.
         path = "*" if method == b"OPTIONS" and query is None else "/"
     return Target(path, query or "", authority)
+
+
+def _is_authority(text: str) -> bool:
+    match = _AUTHORITY.fullmatch(text)
+    return match is not None and (match[1] is None or 1 <= int(match[1]) <= _LAST_PORT)
 
 
 def _host(hosts: list[bytes], version: bytes, target: Target) -> str:
@@ -197,7 +215,7 @@ def _host(hosts: list[bytes], version: bytes, target: Target) -> str:
             raise HeadError(400, "no Host")
         return target.authority or ""
     host = hosts[0].decode("latin-1")
-    if host and not _AUTHORITY.fullmatch(host):  # empty is valid: a client that knows no authority says so
+    if host and not _is_authority(host):  # empty is valid: a client that knows no authority says so
         raise HeadError(400, "Host is no valid host")
     return target.authority or host
 

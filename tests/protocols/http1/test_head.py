@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enseada.limits import Limits
-from enseada.protocols.http1.head import EMPTY_LINES, Head, HeadBuffer, HeadError, check, split_target
+from enseada.protocols.http1.head import EMPTY_LINES, METHOD_BYTES, Head, HeadBuffer, HeadError, check, split_target
 from tests.protocols.http1 import fuzz
 
 LIMITS = Limits()
@@ -74,6 +74,18 @@ def with_fields(*lines: bytes, start: bytes = b"POST /v2/ HTTP/1.1") -> bytes:
         (b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a,b\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a:80:80\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a:\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a:0\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a:99999\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a:000080\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a:\xb2\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: [::1]:\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: [::1]:65536\r\n\r\n", 400),
+        (with_fields(start=b"GET http://a:/ HTTP/1.1"), 400),
+        (with_fields(start=b"GET http://a:65536/ HTTP/1.1"), 400),
+        (with_fields(start=b"M" * (METHOD_BYTES + 1) + b" / HTTP/1.1"), 501),
+        (with_fields(start=b"M" * 4000 + b" / HTTP/1.1"), 501),
         (b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", 400),
         (with_fields(start=b"GET  / HTTP/1.1"), 400),
         (with_fields(start=b"GET / HTTP/1.1 "), 400),
@@ -120,6 +132,9 @@ def test_refused(head: bytes, status: int) -> None:
         (with_fields(start=b"GET https://[::1]:81/a?x HTTP/1.1"), Head("/a", "x", "[::1]:81", 0)),
         (b"GET / HTTP/1.1\r\nHost:\r\n\r\n", Head("/", "", "", 0)),
         (b"GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", Head("/", "", "[::1]:80", 0)),
+        (b"GET / HTTP/1.1\r\nHost: a:1\r\n\r\n", Head("/", "", "a:1", 0)),
+        (b"GET / HTTP/1.1\r\nHost: a:65535\r\n\r\n", Head("/", "", "a:65535", 0)),
+        (with_fields(start=b"M" * METHOD_BYTES + b" / HTTP/1.1"), Head("/", "", "example.org", 0)),
         (b"GET / HTTP/1.0\r\n\r\n", Head("/", "", "", 0)),
     ],
 )
@@ -160,6 +175,11 @@ def test_heads_are_found_wherever_the_stream_is_cut(cuts: list[int], empty: int)
     assert feed(b"\r\n" * empty + one + b"\r\n" + two + b"GET /3", cuts) == ([one, two], b"GET /3")
 
 
+def test_a_method_that_is_not_too_long_is_waited_for() -> None:
+    longest = with_fields(start=b"M" * METHOD_BYTES + b" / HTTP/1.1")
+    assert feed(longest, list(range(200))) == ([longest], b"")
+
+
 def test_byte_by_byte() -> None:
     one = with_fields(b"A: b")
     assert feed(b"\r\n" + one + one, list(range(200))) == ([one, one], b"")
@@ -186,6 +206,8 @@ def test_content_is_taken_and_put_back() -> None:
         (b"GET / HTTP/1.1\nHost", 400),
         (b"\r\n" * (EMPTY_LINES + 1), 400),
         (b"GET /" + b"a" * LIMITS.target_bytes * 2, 414),
+        (b"M" * (METHOD_BYTES + 1), 501),
+        (b"M" * LIMITS.head_bytes * 2, 501),
         (b"GET / HTTP/1.1\r\n" + b"A: " + b"b" * LIMITS.head_bytes, 431),
         (b"GET / HTTP/1.1\r\n" + b"A: " + b"b" * LIMITS.head_bytes + b"\r\n\r\n", 431),
         (b"GET /" + b"a" * LIMITS.head_bytes + b" HTTP/1.1\r\n\r\n", 414),
