@@ -40,7 +40,7 @@ MAX_REFERRERS_BYTES = 4 * 1024 * 1024
 MAX_READ_BYTES = 8 * 1024 * 1024
 """Bytes of manifests that a page of referrers reads, for annotations that are kept nowhere else."""
 MAX_LOOKED = 2000
-"""Documents of referrers that a page looks at, also when a filter leaves few of them; a link leads on."""
+"""Documents of tags or of referrers that a page looks at, also when it shows few of them; a link leads on."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,19 +61,25 @@ class ListHandlers:
             raise errors.error("NAME_UNKNOWN", None, {"name": name})
         start, stop = _after(tag_id(name, ""), request.param("last"))
         tags: list[str] = []
-        while len(tags) <= count > 0 and start < stop:
+        looked = 0
+        last = ""
+        while len(tags) <= count > 0 and start < stop and looked < MAX_LOOKED:
             page = await self._stores.documents.scan(start, stop, SCAN_PAGE)
             manifests = await self._manifests(name, [tag.data["digest"] for tag in page])
             for tag, manifest in zip(page, manifests, strict=True):
                 # A tag is on one life of its manifest: what was deleted and pushed again does not have it.
                 if manifest is not None and manifest.data["born"] == tag.data["born"]:
-                    tags.append(tag.id.rpartition(":")[2])
+                    tags.append(_tag_in(tag))
+                    if len(tags) > count:
+                        break
+                last = _tag_in(tag)
             start = _next(page, stop)
+            looked += len(page)
         shown = tags[:count]
         fields = []
-        if len(tags) > count > 0:
+        if count > 0 and (len(tags) > count or start < stop):
             path = request.reference(f"/v2/{name}/tags/list")
-            fields.append(("Link", next_link(path, n=count, last=shown[-1])))
+            fields.append(("Link", next_link(path, n=count, last=last)))
         return reply(200, fields, _json({"name": name, "tags": shown}), "application/json")
 
     async def catalog(self, request: Request, params: Params, subject: Subject) -> Response:
@@ -167,6 +173,11 @@ def _entry_of(content: bytes, digest: Digest, media_type: str) -> tuple[dict[str
     manifest = parse(content, media_type, values=len(content), depth=len(content))
     entry = referrers.entry(manifest, digest, len(content))
     return entry, len(json.dumps(entry))
+
+
+def _tag_in(document: Document) -> str:
+    """The tag, out of its document's id."""
+    return document.id.rpartition(":")[2]
 
 
 def _digest_in(referrer: Document) -> str:

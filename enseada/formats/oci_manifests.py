@@ -60,7 +60,12 @@ _log = logging.getLogger(__name__)
 
 MAX_TAGS = 100
 """Tags that one PUT may set."""
-_TAG_PAGE = 500
+TAG_PAGE = 500
+"""Tags that are read, and removed, at once when what they are on is deleted."""
+MAX_TAG_PAGES = 20
+"""Pages of an image's tags that one DELETE looks through."""
+MAX_TIDIED = 2000
+"""Tags that one DELETE removes: eight commits or so. The others show nowhere either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +268,8 @@ class ManifestHandlers:
         return [Document(id, data, None if known is None else known.rev)]
 
     async def _clean(self, name: str, digest: Digest, document: Document) -> None:
-        """Remove what hung on a manifest that is deleted. It shows nowhere any more, so what cannot be removed stays.
+        """Remove what hung on a manifest that is deleted. It shows nowhere any more, so what cannot be removed stays,
+        and so does what is too much for one request.
 
         What belongs to another life of the manifest is left alone.
         """
@@ -272,22 +278,41 @@ class ManifestHandlers:
             ids = [manifest_link_id(name, digest)]
             if "subject" in document.data:
                 ids.append(referrer_id(name, Digest.parse(document.data["subject"]), digest))
-            for found in await documents.get_many(ids):
-                if found is not None and found.data["born"] == document.data["born"]:
-                    await _delete_if_unchanged(documents, found)
+            found = [hung for hung in await documents.get_many(ids) if hung is not None]
+            await _delete_of(documents, found, document.data["born"], len(found))
             start, stop = prefix_range(tag_id(name, ""))
-            while page := await documents.scan(start, stop, _TAG_PAGE):
-                for tag in page:
-                    if tag.data["born"] == document.data["born"]:
-                        await _delete_if_unchanged(documents, tag)
+            left = MAX_TIDIED
+            for _ in range(MAX_TAG_PAGES):
+                page = await documents.scan(start, stop, TAG_PAGE)
+                left -= await _delete_of(documents, page, document.data["born"], left)
+                if not left or len(page) < TAG_PAGE:
+                    break
                 start = page[-1].id + "\0"
         except DocumentError as reason:
             _log.warning("what hung on %s stays for now: %s", document.id, reason)
 
 
-async def _delete_if_unchanged(documents: DocumentStore, document: Document) -> None:
-    with suppress(Conflict):  # somebody has just moved or deleted it: it is theirs
-        await documents.delete(document)
+async def _delete_of(documents: DocumentStore, found: Sequence[Document], born: str, most: int) -> int:
+    """Delete those of one life of a manifest, at most so many; return how many they were.
+
+    All at once, so that they share commits. Raises DocumentError if one could not be deleted; the others are.
+    """
+    failures: list[DocumentError] = []
+
+    async def delete(document: Document) -> None:
+        try:
+            with suppress(Conflict):  # somebody has just moved or deleted it: it is theirs
+                await documents.delete(document)
+        except DocumentError as failure:
+            failures.append(failure)
+
+    mine = [document for document in found if document.data["born"] == born][:most]
+    async with anyio.create_task_group() as group:
+        for document in mine:
+            group.start_soon(delete, document)
+    if failures:
+        raise failures[0]
+    return len(mine)
 
 
 async def _read(body: Body, limit: int) -> bytes:

@@ -101,6 +101,25 @@ async def test_pages_shorter_than_what_is_read_at_once(monkeypatch: pytest.Monke
                 assert [tag for page in pages for tag in page.json["tags"]] == TAGS[::2]
 
 
+async def test_a_page_of_tags_leads_past_those_that_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many they are: a page looks at so many documents, and its link goes on from there."""
+    monkeypatch.setattr(oci_lists, "SCAN_PAGE", 2)
+    monkeypatch.setattr(oci_lists, "MAX_LOOKED", 4)
+    async with in_memory() as client:
+        assert isinstance(client.documents, MemoryDocuments)
+        await with_tags(client, ["a", "z"])
+        gone = await client.push_image(NAME, None, [b"gone"])
+        query = "&".join(f"tag=t{number}" for number in range(10))
+        await client.put(f"/v2/{NAME}/manifests/{gone.digest}?{query}", gone.manifest)
+        client.documents.fail("scan", "oci-tag:")  # the delete leaves its tags behind
+        assert (await client.delete(f"/v2/{NAME}/manifests/{gone.digest}")).status == 202
+        for count in ("", "?n=1", "?n=2", "?n=5"):
+            pages = await client.pages(f"/v2/{NAME}/tags/list{count}")
+            assert [tag for page in pages for tag in page.json["tags"]] == ["a", "z"]
+            assert [] in [page.json["tags"] for page in pages]
+        assert (await client.get(f"/v2/{NAME}/tags/list?n=0")).next is None
+
+
 @pytest.mark.parametrize(("query", "tags"), [("n=0", []), ("n=0&last=a", []), ("n=00", [])])
 async def test_no_results_and_no_link(query: str, tags: list[str]) -> None:
     async with in_memory() as client:

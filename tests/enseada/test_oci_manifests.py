@@ -663,6 +663,60 @@ async def test_deleting_a_digest_removes_every_tag_on_it() -> None:
             assert (await client.head(f"/v2/{NAME}/blobs/{digest}")).status == 200
 
 
+async def with_tags(client: Client, content: bytes, tags: list[str]) -> str:
+    """Push ``content`` under all of them; its digest."""
+    digest = digest_of(content)
+    for start in range(0, len(tags), MAX_TAGS):
+        query = "&".join(f"tag={tag}" for tag in tags[start : start + MAX_TAGS])
+        assert (await client.put(f"/v2/{NAME}/manifests/{digest}?{query}", content)).status == 201
+    return digest
+
+
+async def test_tags_of_what_is_deleted_go_together(tmp_path: Path) -> None:
+    """In a few commits, however many they are."""
+    async with on_disk(tmp_path) as client:
+        assert isinstance(client.documents, SQLiteStore)
+        await with_blobs(client)
+        digest = await with_tags(client, SMALL, [f"t{number}" for number in range(300)])
+        before = client.documents.commits
+        assert (await client.delete(f"/v2/{NAME}/manifests/{digest}")).status == 202
+        assert client.documents.commits - before < 15
+        assert await client.documents.scan("oci-tag:", "oci-tag;", 1000) == []
+
+
+@pytest.mark.parametrize(("tidied", "pages", "left"), [(3, 20, 5), (2, 20, 6), (8, 20, 0), (9, 20, 0), (8, 3, 3)])
+async def test_tags_that_are_too_many_for_one_request_are_gone_too(
+    tidied: int, pages: int, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oci_manifests, "TAG_PAGE", 2)
+    monkeypatch.setattr(oci_manifests, "MAX_TIDIED", tidied)
+    monkeypatch.setattr(oci_manifests, "MAX_TAG_PAGES", pages)
+    async with in_memory() as client:
+        await with_blobs(client)
+        await client.push_image(NAME, "t3-other", [b"other"])
+        digest = await with_tags(client, SMALL, [f"t{number}" for number in range(8)])
+        assert (await client.delete(f"/v2/{NAME}/manifests/{digest}")).status == 202
+        assert len(await client.documents.scan("oci-tag:", "oci-tag;", 1000)) == left + 1
+        await client.push_manifest(NAME, SMALL)
+        assert await client.tags(NAME) == ["t3-other"]
+        for number in range(8):
+            assert await pulled(client, f"t{number}") is None
+        await with_tags(client, SMALL, ["t0", "t7"])
+        assert await client.tags(NAME) == ["t0", "t3-other", "t7"]
+
+
+async def test_one_tag_that_cannot_be_removed_keeps_no_other() -> None:
+    async with in_memory() as client:
+        assert isinstance(client.documents, MemoryDocuments)
+        await with_blobs(client)
+        digest = await with_tags(client, SMALL, ["a", "b", "c"])
+        client.documents.fail("delete", f"oci-tag:{NAME}:b")
+        assert (await client.delete(f"/v2/{NAME}/manifests/{digest}")).status == 202
+        [tag] = await client.documents.scan("oci-tag:", "oci-tag;", 1000)
+        assert tag.id == f"oci-tag:{NAME}:b"
+        assert await client.tags(NAME) == []
+
+
 async def test_a_manifest_pushed_again_does_not_bring_its_old_tags_back() -> None:
     async with in_memory() as client:
         assert isinstance(client.documents, MemoryDocuments)
