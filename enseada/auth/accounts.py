@@ -147,6 +147,16 @@ class Accounts:
         document = await self._documents.get(document_id(name))
         return None if document is None else _subject(read_as(document, Account))
 
+    async def known(self, name: str) -> str | None:
+        """The name of the account that a client meant by ``name``, disabled or not; None if there is none.
+
+        For logs: a name that no account has may be a password in the wrong field. Raises Unavailable.
+        """
+        known = normalise(name)
+        if known is None or await self._documents.get(document_id(known)) is None:
+            return None
+        return known
+
     async def verify(self, name: str, password: str) -> Subject | None:
         """The subject whose name and password these are, or None.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from enseada.auth.docker_scopes import grants
 from enseada.auth.policy import ANONYMOUS
 from enseada.auth.tokens import Kind, TokenError, TokenExpired
 from enseada.http import RegistryError
+from enseada.storage.documents.base import DocumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +48,7 @@ class Authenticator:
         """The request's subject: anonymous without a header, by Basic (RFC 7617) or by Bearer (RFC 6750).
 
         Raises RegistryError: 401 for what is malformed or wrong, 503 when too many passwords wait to be verified.
-        Sets ``request.subject`` for the log.
+        Sets ``request.subject`` for the log, as `password` does.
         """
         scheme, credentials = self._header(request)
         match scheme:
@@ -55,7 +57,7 @@ class Authenticator:
             case "basic":
                 name, password = _split(credentials)
                 # Clients without credentials send them empty (the OCI conformance suite among them).
-                subject = await self.password(name, password) if name or password else ANONYMOUS
+                subject = await self.password(request, name, password) if name or password else ANONYMOUS
             case "bearer":
                 subject = await self._token(credentials)
             case _:
@@ -69,11 +71,18 @@ class Authenticator:
             raise unauthorized("a token is given for name and password, not for another token")
         return await self.authenticate(request)
 
-    async def password(self, name: str, password: str) -> Subject:
-        """The subject with that name and password. Raises RegistryError (401, 503)."""
+    async def password(self, request: Request, name: str, password: str) -> Subject:
+        """The subject with that name and password, as ``request`` says. Raises RegistryError (401, 503).
+
+        Sets ``request.subject`` for the log: where it refuses, to the account that was tried, if there is such a one.
+        """
         subject = await self._accounts.verify(name, password)
         if subject is None:
+            with suppress(DocumentError):  # it is 401, whether the log can say more or not
+                if (known := await self._accounts.known(name)) is not None:
+                    request.subject = f"{known} (refused)"
             raise unauthorized(WRONG)
+        request.subject = subject.name
         return subject
 
     async def refresh(self, token: str) -> Subject:

@@ -89,7 +89,7 @@ class TokenEndpoint:
         match fields.get("grant_type"):
             case "password":
                 name, password = _required(fields, "username"), _required(fields, "password")
-                subject = await _granted(self._authenticator.password(name, password))
+                subject = await _granted(self._authenticator.password(request, name, password))
             case "refresh_token":
                 refresh_token = _required(fields, "refresh_token")
                 subject = await _granted(self._authenticator.refresh(refresh_token))

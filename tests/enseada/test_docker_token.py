@@ -292,6 +292,17 @@ async def test_the_log_is_told_who_asked(endpoint: Endpoint) -> None:
     assert request.subject == "ann"
 
 
+@pytest.mark.parametrize(("name", "subject"), [("Ann", "ann (refused)"), ("hunter2", "-")])
+async def test_the_log_is_told_who_was_refused(endpoint: Endpoint, name: str, subject: str) -> None:
+    headers = Headers.of({"Authorization": "Basic " + base64.b64encode(f"{name}:wrong".encode()).decode()})
+    by_get = Request("GET", PATH, "", headers, BytesBody())
+    body = BytesBody(urlencode({"grant_type": "password", "username": name, "password": "wrong"}).encode())
+    by_post = Request("POST", PATH, "", Headers.of({"Content-Type": FORM}), body)
+    for request in (by_get, by_post):
+        assert (await endpoint.endpoint.token(request)).status == 401
+        assert request.subject == subject
+
+
 async def test_the_challenge_leads_here() -> None:
     request = Request("GET", "/v2/", "", Headers(), BytesBody(), host="h:1", root_path="/registry")
     made = (await Endpoint().prepare()).endpoint.challenge(request, [repository("a", "pull")], "insufficient_scope")

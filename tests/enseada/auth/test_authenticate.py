@@ -100,6 +100,33 @@ async def test_what_is_malformed_or_wrong_is_401(parts: Parts, value: str) -> No
     await parts.refused(value)
 
 
+@pytest.mark.parametrize("disabled", [True, False])
+async def test_a_refused_login_is_logged_by_the_account_that_was_tried(parts: Parts, disabled: bool) -> None:
+    await parts.change(disabled=disabled)
+    for password in ("wrong", "", "x" * 2000):
+        asked = request(basic("Ann", password))
+        with pytest.raises(RegistryError):
+            await parts.authenticator.authenticate(asked)
+        assert asked.subject == "ann (refused)"
+
+
+@pytest.mark.parametrize("typed", [PASSWORD, "ann ", "bob", "", "hunter2", "a" * 100, "x\ny"])
+async def test_what_was_typed_for_a_name_is_never_logged(parts: Parts, typed: str) -> None:
+    asked = request(basic(typed, "wrong"))
+    before = asked.subject
+    with pytest.raises(RegistryError):
+        await parts.authenticator.authenticate(asked)
+    assert asked.subject == before == "-"
+
+
+async def test_a_refusal_stays_one_if_the_log_cannot_say_whose(parts: Parts) -> None:
+    parts.documents.fail("get", "user:ann", skip=1)
+    asked = request(basic("ann", "wrong"))
+    with pytest.raises(RegistryError) as caught:
+        await parts.authenticator.authenticate(asked)
+    assert (caught.value.status, asked.subject) == (401, "-")
+
+
 async def test_two_headers_are_401(parts: Parts) -> None:
     assert "more than one" in await parts.refused(basic("ann", PASSWORD), basic("ann", PASSWORD))
 
