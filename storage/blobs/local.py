@@ -20,7 +20,7 @@ from enseada.storage.blobs import files
 from enseada.storage.blobs.base import BlobBusy, BlobLost, BlobMissing, BlobUnavailable
 from enseada.storage.blobs.folders import SharedSync, make_folders
 from enseada.storage.blobs.keys import BUCKETS, KeyMaker, check_key
-from enseada.storage.blobs.localwriter import WINDOW_BYTES, LocalState, LocalWriter, unavailable
+from enseada.storage.blobs.localwriter import DIRTY_BYTES, WINDOW_BYTES, LocalState, LocalWriter, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,9 +42,14 @@ _T = TypeVar("_T")
 class LocalStore:
     """Blobs in a folder of the local disk. Several processes may use it at once. For one event loop each."""
 
-    def __init__(self, folder: str, *, reserve: int = RESERVE_BYTES, window: int = WINDOW_BYTES) -> None:
-        """Use `at`, which makes the folders. ``reserve`` and ``window`` in bytes."""
+    def __init__(
+        self, folder: str, *, reserve: int = RESERVE_BYTES, window: int = WINDOW_BYTES, most_dirty: int = DIRTY_BYTES
+    ) -> None:
+        """Use `at`, which makes the folders. ``reserve``, ``window`` and ``most_dirty`` in bytes."""
         self.window = window
+        self.most_dirty = most_dirty
+        self.dirty = 0
+        """Bytes of all open uploads together that are not known to be on the disk. The writers keep count."""
         self.file_syncs = 0
         """Files' fsyncs done."""
         self._folder = folder
@@ -57,7 +62,12 @@ class LocalStore:
 
     @classmethod
     async def at(
-        cls, folder: str | os.PathLike[str], *, reserve: int = RESERVE_BYTES, window: int = WINDOW_BYTES
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        reserve: int = RESERVE_BYTES,
+        window: int = WINDOW_BYTES,
+        most_dirty: int = DIRTY_BYTES,
     ) -> LocalStore:
         """The store in ``folder``, which is made if it is missing, with mode 700. Raises BlobUnavailable.
 
@@ -68,7 +78,7 @@ class LocalStore:
             await to_thread.run_sync(make_folders, path, BUCKETS)
         except OSError as error:
             raise BlobUnavailable(f"blobs cannot be kept in {path}: {error.strerror}") from error
-        return cls(path, reserve=reserve, window=window)
+        return cls(path, reserve=reserve, window=window, most_dirty=most_dirty)
 
     @property
     def folder_syncs(self) -> int:

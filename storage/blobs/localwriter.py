@@ -1,7 +1,8 @@
 """One upload to a local disk, under way.
 
-One rule: bytes are written on the loop, into the page cache, only while less than a window of them are not on the disk
-yet, since beyond it write(2) sleeps when the kernel throttles. At the window's end the disk is waited for, in a thread.
+One rule: bytes are written on the loop, into the page cache, only while few of them are not on the disk yet (a window
+of one upload, and a limit for all), since beyond it write(2) sleeps when the kernel throttles. There the disk is waited
+for, in a thread.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 WINDOW_BYTES = 32 * 1024 * 1024
 """Bytes of one upload that may be in the page cache only: at every multiple of it, `write` waits for the disk."""
+
+DIRTY_BYTES = 128 * 1024 * 1024
+"""Bytes of all uploads together that may be in the page cache only: beyond it every `write` waits for the disk. Many
+slow uploads never come to the end of a window, and the kernel throttles by what the whole machine has (at 10 to 20% of
+its memory)."""
 
 WRITEBACK_BYTES = 8 * 1024 * 1024
 """After so many bytes the kernel is told to begin to write them out."""
@@ -61,7 +67,8 @@ class LocalWriter:
         store.enter(self)
 
     async def write(self, data: Chunk) -> None:
-        """See `BlobWriter.write`. Suspends only at the boundary, when ``data`` is written already.
+        """See `BlobWriter.write`. Suspends only when ``data`` is written already: at the boundary, and where all
+        uploads together have too much that is not on the disk.
 
         Raises BlobUnavailable, also while the disk is full but for the reserve; BlobLost for bytes beyond a blob that
         was committed before.
@@ -76,6 +83,7 @@ class LocalWriter:
             # The wait at the last boundary was cancelled, and is made up for.
             data = bytes(data)
             await self._sync(self.offset)
+            self._check()
         try:
             self._store.take_room(size)
         except OSError as error:
@@ -86,11 +94,15 @@ class LocalWriter:
             self._cut()
             raise unavailable(self._key, error) from error
         self.offset += size
+        self._store.dirty += size
         if self.offset - self._written_back >= WRITEBACK_BYTES:
             files.start_writeback(self._fd, self._written_back, self.offset)
             self._written_back = self.offset
+        full = self._store.dirty > self._store.most_dirty
         if self.offset == self.boundary:
             self.boundary += self._store.window
+            full = True
+        if full:
             await self._sync(self.offset)
 
     async def flush(self) -> None:
@@ -138,7 +150,7 @@ class LocalWriter:
                     raise self._fail(error) from error
                 raise
             self._committed = True
-            self.durable = self.offset
+            self._reach(self.offset)
             self.end()
 
     async def abort(self) -> None:
@@ -158,6 +170,7 @@ class LocalWriter:
         """Let go of the file, at once or when the last thread that has it now comes back."""
         if not self._ended:
             self._ended = True
+            self._store.dirty -= self.offset - self.durable
             self._store.leave(self)
             if not self._threads:
                 os.close(self._fd)
@@ -176,7 +189,14 @@ class LocalWriter:
             if not self._named:
                 await self._store.sync_folder(self._key)
                 self._named = True
-            self.durable = max(self.durable, target)
+            self._reach(target)
+
+    def _reach(self, durable: int) -> None:
+        """The first ``durable`` bytes are on the disk."""
+        if durable > self.durable:
+            if not self._ended:  # else none of it is counted any more
+                self._store.dirty -= durable - self.durable
+            self.durable = durable
 
     async def _in_thread(self, function: Callable[..., None], *args: object) -> None:
         self._threads += 1

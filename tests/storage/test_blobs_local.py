@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from enseada.storage.blobs.base import BlobStore
+    from enseada.storage.blobs.localwriter import LocalWriter
 
 WINDOW = 64 * 1024
 NOBODY = 65534
@@ -52,6 +53,13 @@ class TestLocalWithSmallWindows(BlobSuite):
         return await LocalStore.at(folder / "blobs", window=WINDOW)
 
 
+class TestLocalOverItsLimitOfDirtyBytes(BlobSuite):
+    size = 150_000
+
+    async def make(self, folder: Path) -> BlobStore:
+        return await LocalStore.at(folder / "blobs", window=WINDOW, most_dirty=20_000)
+
+
 def open_descriptors() -> set[str]:
     """The blobs' files that this process has open (nothing where the system does not say)."""
     found = set()
@@ -69,6 +77,7 @@ async def store(tmp_path: Path) -> AsyncIterator[LocalStore]:
     yield store
     await store.aclose()
     assert open_descriptors() <= before, "a descriptor was left open"
+    assert store.dirty == 0, "there is nobody whose bytes these are"
 
 
 def mode(path: str | Path) -> int:
@@ -222,6 +231,72 @@ async def test_a_wait_that_was_cancelled_is_made_up_for(store: LocalStore) -> No
     assert (writer.offset, writer.durable) == (WINDOW + 4, WINDOW)
     await writer.commit()
     assert await read(store, Span(key)) == payload(WINDOW) + b"more"
+
+
+async def test_who_lost_the_file_while_it_made_up_for_a_wait_writes_nothing(store: LocalStore) -> None:
+    writer = await store.create(store.new_key(), None)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await writer.write(bytes(WINDOW))
+    store._limiter.total_tokens = 1
+    await store._limiter.acquire_on_behalf_of("the test")
+
+    async def go_on() -> None:
+        with pytest.raises(RuntimeError, match="ended"):
+            await writer.write(b"more")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(go_on)
+        await trio.testing.wait_all_tasks_blocked()
+        await store.aclose()
+        store._limiter.release_on_behalf_of("the test")
+    assert os.stat(writer._path).st_size == WINDOW
+
+
+async def test_all_uploads_together_leave_few_bytes_that_are_not_on_the_disk(tmp_path: Path) -> None:
+    store = await LocalStore.at(tmp_path / "blobs", window=10 * WINDOW, most_dirty=4 * WINDOW)
+    writers = [await store.create(store.new_key(), None) for _ in range(8)]
+    for writer in writers[:4]:
+        with pytest.raises(StopIteration):
+            writer.write(bytes(WINDOW)).send(None)
+    assert (store.dirty, store.file_syncs) == (4 * WINDOW, 0)
+
+    async def upload(writer: LocalWriter, seed: int) -> None:
+        for part in range(5):
+            await write(writer, payload(WINDOW, seed + part))
+            assert store.dirty <= (4 + len(writers)) * WINDOW  # each has one write that is waited for
+
+    async with trio.open_nursery() as nursery:
+        for seed, writer in enumerate(writers[4:]):
+            nursery.start_soon(upload, writer, seed)
+    assert store.dirty <= 4 * WINDOW
+    assert store.dirty == sum(writer.offset - writer.durable for writer in writers)
+    durable = writers[4].durable
+    assert durable == 5 * WINDOW, "long before the window's end"
+    resumed = await store.resume(writers[4].state(await writers[4].suspend()))
+    await resumed.commit()
+    await writers[0].abort()
+    await writers[1].flush()
+    await writers[2].commit()
+    assert store.dirty == sum(writer.offset - writer.durable for writer in (writers[3], *writers[5:]))
+    before = store.file_syncs
+    await writers[5].write(b"more")
+    assert store.file_syncs == before, "there is room again"
+    await store.aclose()
+    assert store.dirty == 0
+
+
+async def test_a_wait_for_the_disk_on_behalf_of_all_takes_the_chunk_first(tmp_path: Path) -> None:
+    store = await LocalStore.at(tmp_path / "blobs", window=WINDOW, most_dirty=1000)
+    writer = await store.create(store.new_key(), None)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await writer.write(payload(1001))
+    assert scope.cancelled_caught
+    assert (writer.offset, writer.durable, store.dirty) == (1001, 0, 1001)
+    await writer.write(b"more")
+    assert (writer.offset, writer.durable, store.dirty) == (1005, 1005, 0)
+    await writer.abort()
 
 
 async def test_large_uploads_are_written_back_on_the_way(tmp_path: Path) -> None:
@@ -616,7 +691,7 @@ async def test_the_store_may_be_closed_while_a_thread_has_a_file(store: LocalSto
         with pytest.raises(BlobBusy):
             await store.resume(writer.state(0))  # the thread to come has it still
         limiter.release_on_behalf_of("the test")
-    assert writer.durable == 4
+    assert (writer.durable, store.dirty) == (4, 0)
     limiter.total_tokens = 8
     resumed = await store.resume(writer.state(4))
     await resumed.abort()
