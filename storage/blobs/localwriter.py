@@ -141,7 +141,8 @@ class LocalWriter:
             try:
                 await self._in_thread(_finish, self._fd, self._path)
                 self._store.file_syncs += 1
-                await self._store.sync_folder(self._key)
+                if not self._named:
+                    await self._store.sync_folder(self._key)
             except BaseException as error:
                 if not self._final:
                     with suppress(OSError):

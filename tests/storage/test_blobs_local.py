@@ -334,6 +334,21 @@ async def test_commit_waits_for_the_disk(store: LocalStore, monkeypatch: pytest.
     assert (store.file_syncs, store.folder_syncs) == (1, 1)
 
 
+async def test_a_name_is_made_durable_once(store: LocalStore) -> None:
+    """As where a layer comes by PATCH, and is committed by a PUT."""
+    key = store.new_key()
+    writer = await store.create(key, None)
+    await write(writer, payload(1000))
+    state = writer.state(await writer.suspend())
+    assert (store.file_syncs, store.folder_syncs) == (1, 1)
+    await (await store.resume(state)).commit()
+    assert (store.file_syncs, store.folder_syncs) == (2, 1)
+    assert mode(store.path(key)) == 0o400
+    empty = await store.create(store.new_key(), None)
+    await (await store.resume(empty.state(await empty.suspend()))).commit()
+    assert store.folder_syncs == 3, "nothing tells that the name of one without bytes was ever made durable"
+
+
 async def test_commits_that_wait_share_a_folders_fsync(store: LocalStore) -> None:
     async with trio.open_nursery() as nursery:
         for number in range(50):
