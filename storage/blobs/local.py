@@ -143,14 +143,21 @@ class LocalStore:
         return LocalWriter(self, saved.key, fd, saved.offset, final=final)
 
     async def open(self, span: Span) -> files.FileContent:
-        """Open a file for sending. Raises BlobMissing, BlobUnavailable, ValueError for no key. Does not suspend."""
+        """Open a file for sending. Its ``length`` is what is there of the span: a file may be shorter than it should be.
+
+        Raises BlobMissing, BlobUnavailable, ValueError for no key. Does not suspend.
+        """
         try:
             fd = os.open(self.path(span.key), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise BlobMissing(f"nothing is stored under {span.key}") from None
         except OSError as error:
             raise unavailable(span.key, error) from error
-        size = os.fstat(fd).st_size
+        try:
+            size = os.fstat(fd).st_size
+        except OSError as error:
+            os.close(fd)
+            raise unavailable(span.key, error) from error
         start = min(span.start, size)
         stop = size if span.stop is None else min(span.stop, size)
         return files.FileContent(fd, start, max(0, stop - start), self._limiter)

@@ -673,6 +673,21 @@ async def test_other_failures_are_the_stores(store: LocalStore, monkeypatch: pyt
     await store.discard(state)
 
 
+async def test_the_length_is_that_of_what_is_there(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = await put(store, payload(100))
+    os.truncate(store.path(key), 60)
+    for start, stop, length in ((0, 100, 60), (0, None, 60), (50, 100, 10), (60, 100, 0), (80, 100, 0), (10, 20, 10)):
+        content = await store.open(Span(key, start, stop))
+        assert content.length == length
+        assert content.file is not None
+        assert len(os.pread(content.file, length + 1, content.start)[:length]) == length
+        await content.aclose()
+        assert await read(store, Span(key, start, stop)) == payload(100)[:60][start:stop]
+    Failing(monkeypatch, "fstat")
+    with pytest.raises(BlobUnavailable, match="Input/output"):
+        await store.open(Span(key))
+
+
 # -- several who have it
 
 
