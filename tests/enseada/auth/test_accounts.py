@@ -424,6 +424,21 @@ async def test_a_right_login_is_right_if_its_hash_cannot_be_renewed(
     assert await time_cost(documents, "ann") == 2
 
 
+async def test_a_right_login_is_right_if_there_is_no_memory_for_a_new_hash(
+    documents: MemoryStore, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await add(documents, Accounts(documents, settings), "ann")
+    accounts = Accounts(documents, replace(settings, argon2_time=2))
+
+    def refused(self: argon2.PasswordHasher, password: bytes) -> str:
+        raise argon2.exceptions.HashingError("Memory allocation error")
+
+    monkeypatch.setattr(argon2.PasswordHasher, "hash", refused)
+    assert await accounts.verify("ann", PASSWORD) is not None
+    assert await time_cost(documents, "ann") == 1
+    assert "Memory allocation error" in caplog.text
+
+
 async def test_a_renewed_hash_never_undoes_a_change(documents: MemoryStore, settings: Settings) -> None:
     """The account is disabled just before its new hash is stored."""
     await add(documents, Accounts(documents, settings), "ann")
