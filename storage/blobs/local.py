@@ -143,7 +143,7 @@ class LocalStore:
         return LocalWriter(self, saved.key, fd, saved.offset, final=final)
 
     async def open(self, span: Span) -> files.FileContent:
-        """Open a file for sending. Its ``length`` is what is there of the span: a file may be shorter than it should be.
+        """Open a file for sending. Its ``length`` is what is there of the span: a file may be shorter than it ought.
 
         Raises BlobMissing, BlobUnavailable, ValueError for no key. Does not suspend.
         """
