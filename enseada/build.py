@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from enseada.storage.documents.base import Conflict, Document, DocumentError, Unknown
+from enseada.auth.documents import UnusableDocument
+from enseada.storage.documents.base import DocumentError
+from enseada.storage.documents.once import get_or_create_once
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -91,6 +93,11 @@ async def start_registry(settings: Settings, documents: DocumentStore, store: Bl
     """As `open_registry`, at the start of a server: stores that cannot be used are a StartError."""
     try:
         return await open_registry(settings, documents, store)
+    except UnusableDocument as reason:
+        raise StartError(
+            f"the document {reason.id} in {settings.documents_path} cannot be used: {reason.why}; "
+            "was it written by a newer release?"
+        ) from reason
     except DocumentError as reason:
         raise StartError(
             f"the documents in {settings.documents_path} can be opened, and not used: {reason}"
@@ -151,17 +158,19 @@ async def open_registry(
 
 
 async def _secret(documents: DocumentStore, id: str) -> bytes:
-    """Random bytes, made at the first start and the same for every process of the registry."""
-    document = await documents.get(id)
-    if document is None:
-        fresh = base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode("ascii")
-        try:
-            document = await documents.create_once(Document(id, {"secret": fresh}))
-        except (Conflict, Unknown):
-            document = await documents.get(id)
-            if document is None:
-                raise
-    return base64.b64decode(document.data["secret"])
+    """Random bytes, made at the first start and the same for every process. Raises UnusableDocument."""
+
+    async def make() -> dict[str, str]:
+        return {"secret": base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode("ascii")}
+
+    document, _ = await get_or_create_once(documents, id, make)
+    try:
+        secret = base64.b64decode(document.data["secret"], validate=True)
+    except (KeyError, TypeError, ValueError):
+        secret = b""
+    if len(secret) != _SECRET_BYTES:
+        raise UnusableDocument(id, "it is not what this release expects")
+    return secret
 
 
 @contextmanager

@@ -15,8 +15,9 @@ import pytest
 
 from enseada.build import UPLOAD_SECRET_ID, StartError, open_data, open_registry
 from enseada.storage.blobs.memory import MemoryStore as MemoryBlobs
-from enseada.storage.documents.base import Unavailable, Unknown
+from enseada.storage.documents.base import Document, Unavailable, Unknown
 from enseada.storage.documents.memory import MemoryStore as MemoryDocuments
+from enseada.storage.documents.sqlite import SQLiteStore
 from tests.cancel import cancel_at_every_checkpoint
 from tests.enseada.oci_client import PASSWORD, Client, basic, cheap_settings, client_of
 from tests.enseada.oci_steps import Gate, Interruption
@@ -291,3 +292,28 @@ async def test_an_opening_that_is_cancelled_gives_the_folder_back(tmp_path: Path
             assert (await client.get("/v2/")).status == 200
 
     assert await cancel_at_every_checkpoint(start, after) > 3
+
+
+@pytest.mark.parametrize(
+    ("id", "data"),
+    [
+        (UPLOAD_SECRET_ID, {"secret": "not base64"}),
+        (UPLOAD_SECRET_ID, {"secret": "c2hvcnQ="}),
+        (UPLOAD_SECRET_ID, {"other": 1}),
+        ("key:tokens", {"kid": "1", "algorithm": "of a newer release", "private": ""}),
+        ("user:admin", {"name": 1}),
+    ],
+)
+async def test_documents_of_another_release_are_a_sentence(tmp_path: Path, id: str, data: dict[str, object]) -> None:
+    """Not a traceback, and nothing of what they hold is in it."""
+    settings = settings_for(tmp_path / "data")
+    async with open_data(settings):
+        pass
+    async with await SQLiteStore.open(settings.documents_path) as documents:
+        known = await documents.get(id)
+        assert known is not None
+        await documents.put(Document(id, data, known.rev))
+    with pytest.raises(StartError, match=f"the document {id} in .* cannot be used") as refusal:
+        async with open_data(settings):
+            pass
+    assert "not base64" not in str(refusal.value)
