@@ -297,10 +297,13 @@ class _Connection:
         record.status = response.status
         content = response.body
         if isinstance(content, bytes) or has_no_content(record.request, response):
+            begin = self.transport.sent + sum(map(len, parts))
             if isinstance(content, bytes) and content and not has_no_content(record.request, response):
                 parts += self._encode(h11.Data(data=content))
-                record.bytes_out = len(content)
-            await self._send(*parts, *self._encode(h11.EndOfMessage()))
+            try:
+                await self._send(*parts, *self._encode(h11.EndOfMessage()))
+            finally:
+                record.bytes_out = max(0, self.transport.sent - begin)
         elif rest is not None:
             await self._send_pieces(record, parts, first, rest)
         elif is_content(content) and content.file is not None:
@@ -329,15 +332,23 @@ class _Connection:
         if content.length:
             # h11 only counts it: see "sendfile" in its documentation.
             self._encode(h11.Data(data=cast(bytes, Promised(content.length))))
+            begin = self.transport.sent
             try:
-                await self.transport.send_file(file, content.start, content.length, self.limits.write_timeout)
+                await self.transport.send_file(
+                    file,
+                    content.start,
+                    content.length,
+                    timeout=self.limits.write_timeout,
+                    least_rate=self.limits.min_rate,
+                )
             except trio.BrokenResourceError as error:
                 raise _ClientGone("the client has gone") from error
             except trio.TooSlowError as error:
-                raise _ClientGone(f"the client took nothing for {self.limits.write_timeout:g} seconds") from error
+                raise self._too_slow() from error
             except (OSError, EOFError) as error:
                 raise self._broken(record, error) from error
-            record.bytes_out = content.length
+            finally:
+                record.bytes_out = self.transport.sent - begin
         await self._send(*self._encode(h11.EndOfMessage()))
 
     def _broken(self, record: Record, error: Exception) -> _SourceBroken:
@@ -357,11 +368,14 @@ class _Connection:
         if not parts:
             return
         try:
-            await self.transport.send(*parts, timeout=self.limits.write_timeout)
+            await self.transport.send(*parts, timeout=self.limits.write_timeout, least_rate=self.limits.min_rate)
         except trio.BrokenResourceError as error:
             raise _ClientGone("the client has gone") from error
         except trio.TooSlowError as error:
-            raise _ClientGone(f"the client took nothing for {self.limits.write_timeout:g} seconds") from error
+            raise self._too_slow() from error
+
+    def _too_slow(self) -> _ClientGone:
+        return _ClientGone(f"the client took nothing, or too little, for {self.limits.write_timeout:g} seconds")
 
     def _report(self, record: Record) -> None:
         if self._on_exchange is None:

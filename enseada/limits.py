@@ -33,9 +33,11 @@ class Limits:
     read_timeout: float = 60.0
     """For one read of a body; then 408."""
     write_timeout: float = 60.0
-    """For one write to make some progress; then the connection is cut."""
+    """Of waiting for a client to take an answer: when it has taken nothing in that time, or less than ``min_rate``
+    asks for, the connection is cut."""
     min_rate: int = 128
-    """Bytes a second that a body must average while we wait for it; slower, for longer than ``rate_grace``, is 408."""
+    """Bytes a second that a body must average while we wait for it; slower, for longer than ``rate_grace``, is 408.
+    An answer must be taken as fast, in every ``write_timeout`` of waiting."""
     rate_grace: float = 60.0
     """Seconds of waiting for a body before ``min_rate`` is asked of it."""
 

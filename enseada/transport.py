@@ -10,10 +10,12 @@ A non-blocking `ssl.SSLSocket` will be a third transport behind the same interfa
 from __future__ import annotations
 
 import errno
+import fcntl
 import math
 import os
 import socket
 import struct
+import termios
 from typing import Protocol
 
 import trio
@@ -69,15 +71,18 @@ def current_fairness() -> Fairness:
 class Transport(Protocol):
     """A connected byte stream. One task reads and writes at a time.
 
-    Every ``timeout`` (seconds) is for one wait for the peer, never for a whole operation: a slow client that keeps
-    moving is not cut. What fails because the peer has gone raises `trio.BrokenResourceError`; a wait that lasted too
-    long `trio.TooSlowError`. After either, and after a cancelled write, only `aclose` and `abort` may be called;
-    a cancelled read has taken nothing.
+    A reading's ``timeout`` (seconds) is for one wait for the peer. A writing's is too, and never for the whole: a slow
+    client that keeps moving is not cut. One that hardly moves is: in every ``timeout`` seconds in which it was waited
+    for, it must have taken ``least_rate`` bytes a second. What fails because the peer has gone raises
+    `trio.BrokenResourceError`; a wait that lasted too long `trio.TooSlowError`. After either, and after a cancelled
+    write, only `aclose` and `abort` may be called; a cancelled read has taken nothing.
     """
 
     peer: str | None
     """The address of the peer, for the log; None where it has none (unix sockets)."""
     fairness: Fairness
+    sent: int
+    """Bytes sent until now: exact also after a failure or a cancellation, but some may never reach the peer."""
 
     async def receive_into(self, buffer: memoryview, timeout: float = math.inf) -> int:
         """Receive what is there, at most as much as fits, and return how many bytes; 0 is the end of the stream.
@@ -87,11 +92,13 @@ class Transport(Protocol):
         """
         ...
 
-    async def send(self, *parts: bytes | memoryview, timeout: float = math.inf) -> None:
+    async def send(self, *parts: bytes | memoryview, timeout: float = math.inf, least_rate: float = 0) -> None:
         """Send all of ``parts``, in one segment where that is possible."""
         ...
 
-    async def send_file(self, fd: int, start: int, count: int, timeout: float = math.inf) -> None:
+    async def send_file(
+        self, fd: int, start: int, count: int, *, timeout: float = math.inf, least_rate: float = 0
+    ) -> None:
         """Send ``count`` bytes of a file from ``start``. Raises EOFError if the file ends before, OSError from disk."""
         ...
 
@@ -115,7 +122,7 @@ class Transport(Protocol):
 class SocketTransport:
     """A connected, non-blocking TCP or unix socket, which it owns."""
 
-    __slots__ = ("_others_ran", "_socket", "_work", "fairness", "peer")
+    __slots__ = ("_others_ran", "_socket", "_taken", "_waited", "_work", "fairness", "peer", "sent")
 
     def __init__(self, connected: socket.socket, peer: str | None = None) -> None:
         connected.setblocking(False)
@@ -124,6 +131,9 @@ class SocketTransport:
         self.fairness = current_fairness()
         self._work = 0  # bytes moved since this task last let others run
         self._others_ran = False
+        self.sent = 0
+        self._waited = 0.0  # seconds of waiting for the peer to take what is sent, since it was last looked at
+        self._taken = 0  # what it had taken then
 
     async def receive_into(self, buffer: memoryview, timeout: float = math.inf) -> int:
         await self._keep_budget()
@@ -131,31 +141,36 @@ class SocketTransport:
             try:
                 count = self._socket.recv_into(buffer)
             except BlockingIOError:
-                await self._wait(trio.lowlevel.wait_readable, timeout)
+                self._begin_turn()
+                with trio.fail_after(timeout):
+                    await trio.lowlevel.wait_readable(self._socket)
             except OSError as error:
                 raise trio.BrokenResourceError("the peer has gone") from error
             else:
                 self._work += count + CALL_WORK
                 return count
 
-    async def send(self, *parts: bytes | memoryview, timeout: float = math.inf) -> None:
+    async def send(self, *parts: bytes | memoryview, timeout: float = math.inf, least_rate: float = 0) -> None:
         left = [memoryview(part) for part in parts]
         while left:
             await self._keep_budget()
             try:
                 count = self._socket.send(left[0]) if len(left) == 1 else self._socket.sendmsg(left)
             except BlockingIOError:
-                await self._wait(trio.lowlevel.wait_writable, timeout)
+                await self._wait_for_room(timeout, least_rate)
                 continue
             except OSError as error:
                 raise trio.BrokenResourceError("the peer has gone") from error
+            self.sent += count
             self._work += count + CALL_WORK
             while left and count >= len(left[0]):
                 count -= len(left.pop(0))
             if count:
                 left[0] = left[0][count:]
 
-    async def send_file(self, fd: int, start: int, count: int, timeout: float = math.inf) -> None:
+    async def send_file(
+        self, fd: int, start: int, count: int, *, timeout: float = math.inf, least_rate: float = 0
+    ) -> None:
         stop = start + count
         while start < stop:
             await self._keep_budget()
@@ -166,7 +181,7 @@ class SocketTransport:
             try:
                 sent = os.sendfile(self._socket.fileno(), fd, start, step)
             except BlockingIOError:
-                await self._wait(trio.lowlevel.wait_writable, timeout)
+                await self._wait_for_room(timeout, least_rate)
                 continue
             except OSError as error:
                 if error.errno == errno.EIO:  # the disk's, not the peer's
@@ -174,6 +189,7 @@ class SocketTransport:
                 raise trio.BrokenResourceError("the peer has gone") from error
             if not sent:
                 raise EOFError("the file is shorter than it was said to be")
+            self.sent += sent
             self._work += sent + CALL_WORK
             start += sent
 
@@ -219,17 +235,34 @@ class SocketTransport:
         self._work = 0
         self._others_ran = True
 
-    async def _wait(self, ready: _Wait, timeout: float) -> None:
+    async def _wait_for_room(self, timeout: float, least_rate: float) -> None:
+        """Wait until the kernel takes more. Raises TooSlowError.
+
+        What counts is what the peer has acknowledged: the kernel's buffer takes megabytes from us at once, and has
+        room again only when a third of it is free, which is long after a slow peer has begun to move.
+        """
         self._begin_turn()
-        if timeout == math.inf:
-            await ready(self._socket)
-        else:
-            with trio.fail_after(timeout):
-                await ready(self._socket)
+        while True:
+            began = trio.current_time()
+            with trio.move_on_after(max(0.0, timeout - self._waited)) as scope:
+                await trio.lowlevel.wait_writable(self._socket)
+            self._waited += trio.current_time() - began
+            if self._waited >= timeout:
+                taken = self.sent - unacknowledged(self._socket)
+                if taken - self._taken <= least_rate * self._waited:
+                    raise trio.TooSlowError
+                self._waited, self._taken = 0.0, taken
+            if not scope.cancelled_caught:
+                return
 
 
-class _Wait(Protocol):
-    async def __call__(self, sock: socket.socket, /) -> None: ...
+def unacknowledged(connected: socket.socket) -> int:
+    """Bytes sent that the peer's system has not taken yet; 0 where ours cannot tell (tcp(7), unix(7): SIOCOUTQ)."""
+    try:
+        (count,) = struct.unpack("i", fcntl.ioctl(connected, termios.TIOCOUTQ, bytes(4)))
+    except OSError:
+        return 0
+    return int(count)
 
 
 def is_resident(fd: int, start: int, count: int) -> bool:
@@ -262,14 +295,19 @@ def read_ahead(fd: int, start: int, count: int) -> None:
 
 
 class StreamTransport:
-    """Any trio stream, which it owns: for hosts that bring their own, and for tests."""
+    """Any trio stream, which it owns: for hosts that bring their own, and for tests.
 
-    __slots__ = ("_stream", "fairness", "peer")
+    A stream does not tell how much of one write the peer has taken, so that a write is small and each has to be taken
+    within its ``timeout``: that is its least rate, whatever was asked for.
+    """
+
+    __slots__ = ("_stream", "fairness", "peer", "sent")
 
     def __init__(self, stream: trio.abc.Stream, peer: str | None = None) -> None:
         self._stream = stream
         self.peer = peer
         self.fairness = current_fairness()
+        self.sent = 0
 
     async def receive_into(self, buffer: memoryview, timeout: float = math.inf) -> int:
         try:
@@ -280,13 +318,17 @@ class StreamTransport:
         buffer[: len(data)] = data
         return len(data)
 
-    async def send(self, *parts: bytes | memoryview, timeout: float = math.inf) -> None:
+    async def send(self, *parts: bytes | memoryview, timeout: float = math.inf, least_rate: float = 0) -> None:
         data = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
         for start in range(0, len(data), SEND_STEP):
+            step = data[start : start + SEND_STEP]
             with trio.fail_after(timeout):
-                await self._stream.send_all(data[start : start + SEND_STEP])
+                await self._stream.send_all(step)
+            self.sent += len(step)
 
-    async def send_file(self, fd: int, start: int, count: int, timeout: float = math.inf) -> None:
+    async def send_file(
+        self, fd: int, start: int, count: int, *, timeout: float = math.inf, least_rate: float = 0
+    ) -> None:
         stop = start + count
         while start < stop:
             data = await trio.to_thread.run_sync(os.pread, fd, min(stop - start, FILE_STEP), start)

@@ -33,9 +33,9 @@ async def test_head_and_content_leave_in_one_send() -> None:
     sends: list[bytes] = []
 
     class Counting(StreamTransport):
-        async def send(self, *parts: bytes | memoryview, timeout: float = 0) -> None:
+        async def send(self, *parts: bytes | memoryview, timeout: float = 0, least_rate: float = 0) -> None:
             sends.append(b"".join(parts))
-            await super().send(*parts, timeout=timeout)
+            await super().send(*parts, timeout=timeout, least_rate=least_rate)
 
     ours, theirs = trio.testing.memory_stream_pair()
     await ours.send_all(GET)

@@ -29,6 +29,22 @@ if TYPE_CHECKING:
     from enseada.http import Handler
 
 
+class File:
+    """Content that is sent from a file."""
+
+    def __init__(self, path: Path, start: int = 0) -> None:
+        self.file: int | None = os.open(path, os.O_RDONLY)
+        self.start, self.length = start, path.stat().st_size - start
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        raise AssertionError("it can be sent from the file")
+
+    async def aclose(self) -> None:
+        if self.file is not None:
+            os.close(self.file)
+            self.file = None
+
+
 class Server:
     def __init__(self, listeners: list[Listener]) -> None:
         self.listeners = listeners
@@ -115,24 +131,11 @@ async def test_large_content_both_ways(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(content)
     received: list[bytes] = []
 
-    class File:
-        def __init__(self) -> None:
-            self.file: int | None = os.open(tmp_path / "file", os.O_RDONLY)
-            self.start, self.length = 1, len(content) - 1
-
-        def __aiter__(self) -> AsyncIterator[bytes]:
-            raise AssertionError("it can be sent from the file")
-
-        async def aclose(self) -> None:
-            if self.file is not None:
-                os.close(self.file)
-                self.file = None
-
     files: list[File] = []
 
     async def handler(request: Request) -> Response:
         received.append(b"".join([bytes(chunk) async for chunk in request.body]))
-        files.append(File())
+        files.append(File(tmp_path / "file", 1))
         return Response(200, body=files[-1])
 
     async with serving(handler) as server:
@@ -144,6 +147,32 @@ async def test_large_content_both_ways(tmp_path: Path) -> None:
             await client.stream.aclose()
     assert received == [content, content]
     assert [file.file for file in files] == [None, None]
+
+
+@pytest.mark.parametrize("what", ["file", "bytes"])
+@pytest.mark.parametrize("end", ["gone", "cancelled"])
+async def test_an_interrupted_download_is_told_with_what_was_sent(tmp_path: Path, what: str, end: str) -> None:
+    size, some = 24 * MIB, 5 * MIB
+    (tmp_path / "file").write_bytes(bytes(size))
+
+    async def handler(request: Request) -> Response:
+        return Response(200, body=File(tmp_path / "file") if what == "file" else bytes(size))
+
+    async with serving(handler, grace=0) as server:
+        client = await server.connect()
+        await client.send(GET)
+        received = 0
+        while received < some:
+            received += len(await client.stream.receive_some(some - received))
+        if end == "gone":
+            await client.stream.aclose()
+        else:
+            server.shutdown.set()
+            await server.over.wait()
+    [exchange] = server.exchanges
+    assert exchange.status == 200
+    assert exchange.error == ("the client has gone" if end == "gone" else "cancelled")
+    assert some - 1000 <= exchange.bytes_out < size  # some of what was received was the head
 
 
 async def test_an_early_answer_arrives_though_the_client_goes_on_sending() -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 import trio.testing
 
 from enseada import transport as module
-from enseada.limits import MIB
+from enseada.limits import KIB, MIB
 from enseada.transport import (
     BUDGET_ALONE,
     BUDGET_CROWDED,
@@ -51,6 +52,13 @@ def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 @contextmanager
+def unix_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    client, server = socket.socketpair()
+    with client, server:
+        yield client, server
+
+
+@contextmanager
 def pair(kind: str) -> Iterator[tuple[trio.abc.HalfCloseableStream, Transport]]:
     """The client's stream, and our transport."""
     if kind == "stream":
@@ -60,8 +68,7 @@ def pair(kind: str) -> Iterator[tuple[trio.abc.HalfCloseableStream, Transport]]:
         with tcp_pair() as (client, server):
             yield trio.SocketStream(trio.socket.from_stdlib_socket(client)), SocketTransport(server)
     else:
-        client, server = socket.socketpair()
-        with client, server:
+        with unix_pair() as (client, server):
             yield trio.SocketStream(trio.socket.from_stdlib_socket(client)), SocketTransport(server)
 
 
@@ -114,7 +121,7 @@ async def test_files(kind: str, tmp_path: Path) -> None:
     try:
         with pair(kind) as (client, transport):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(transport.send_file, fd, 5, len(content) - 10, 10)
+                nursery.start_soon(partial(transport.send_file, fd, 5, len(content) - 10, timeout=10))
                 assert await receive_exactly(client, len(content) - 10) == content[5:-5]
             with pytest.raises(EOFError):
                 await transport.send_file(fd, len(content) - 3, 4)
@@ -184,7 +191,7 @@ async def test_a_peer_that_has_gone_while_a_file_is_sent(tmp_path: Path) -> None
         with pair("tcp") as (client, transport):
             await client.aclose()
             with pytest.raises(trio.BrokenResourceError):
-                await transport.send_file(fd, 0, 8 * MIB, 10)
+                await transport.send_file(fd, 0, 8 * MIB, timeout=10)
     finally:
         os.close(fd)
 
@@ -218,11 +225,112 @@ async def test_deadlines_of_sockets(kind: str, tmp_path: Path) -> None:
             with pytest.raises(trio.TooSlowError):
                 await transport.receive_into(memoryview(bytearray(1)), 0.001)
             with pytest.raises(trio.TooSlowError):
-                await transport.send_file(fd, 0, 8 * MIB, 0.001)
+                await transport.send_file(fd, 0, 8 * MIB, timeout=0.001)
             with pytest.raises(trio.TooSlowError):
                 await transport.send(bytes(8 * MIB), timeout=0.001)
     finally:
         os.close(fd)
+
+
+async def take(client: socket.socket, most: int, every: float) -> int:
+    """Take up to ``most`` bytes of what is there every so many seconds, to the end; return how many they were."""
+    taken = 0
+    while True:
+        await trio.sleep(every)
+        left = most
+        with suppress(BlockingIOError):
+            while left:
+                count = len(client.recv(left))
+                if not count:
+                    return taken
+                taken += count
+                left -= count
+
+
+WHATS = pytest.mark.parametrize("what", ["file", "bytes"])
+SIZE = 24 * MIB
+
+
+@contextmanager
+def sending(
+    kind: str, what: str, folder: Path, *, ours: int | None = None, theirs: int | None = None
+) -> Iterator[tuple[socket.socket, Transport, Callable[..., Any]]]:
+    """The client's socket, our transport, and a call that sends it `SIZE` bytes; what the system buffers for each."""
+    (folder / "file").write_bytes(bytes(SIZE))
+    with tcp_pair() if kind == "tcp" else unix_pair() as (client, server), (folder / "file").open("rb") as file:
+        client.setblocking(False)
+        if theirs is not None:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, theirs)
+        if ours is not None:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ours)
+        transport = SocketTransport(server)
+        if what == "file":
+            yield client, transport, partial(transport.send_file, file.fileno(), 0, SIZE)
+        else:
+            yield client, transport, partial(transport.send, bytes(SIZE))
+
+
+@SOCKETS
+@WHATS
+async def test_a_trickle_is_too_slow(
+    kind: str, what: str, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Some bytes before every deadline: less than the least rate; what the system takes at first is no credit."""
+    autojump_clock.autojump_threshold = 0.002
+    with sending(kind, what, tmp_path, ours=1, theirs=1) as (client, _transport, send):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take, client, 20_000, 50)
+            with pytest.raises(trio.TooSlowError):
+                await send(timeout=60, least_rate=1000)
+            assert 60 <= trio.current_time() <= 5 * 60
+            nursery.cancel_scope.cancel()
+
+
+@SOCKETS
+@WHATS
+async def test_a_slow_peer_gets_all(
+    kind: str, what: str, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Though it takes longer than any deadline, also until the system's buffer has room again."""
+    autojump_clock.autojump_threshold = 0.002  # for what the system does between its two ends of a connection
+    with sending(kind, what, tmp_path, theirs=128 * KIB) as (client, transport, send):
+        async with trio.open_nursery() as nursery:
+
+            async def all_of_it() -> None:
+                await send(timeout=60, least_rate=128)
+                await transport.aclose()
+
+            nursery.start_soon(all_of_it)
+            assert await take(client, 200_000, 30) == SIZE
+            assert trio.current_time() > 10 * 60
+
+
+@SOCKETS
+@WHATS
+@pytest.mark.parametrize("end", ["cancelled", "gone"])
+async def test_what_was_sent_is_known_though_the_rest_was_not(kind: str, what: str, end: str, tmp_path: Path) -> None:
+    with sending(kind, what, tmp_path) as (client, transport, send):
+        async with trio.open_nursery() as nursery:
+            received = 0
+            scope = trio.CancelScope()
+
+            async def receive() -> None:
+                nonlocal received
+                while received < SIZE // 3:
+                    await trio.lowlevel.wait_readable(client)
+                    received += len(client.recv(MIB))
+                if end == "gone":
+                    client.close()
+                else:
+                    scope.cancel()
+
+            nursery.start_soon(receive)
+            with scope, suppress(trio.BrokenResourceError):
+                await send()
+            assert SIZE // 3 <= transport.sent < SIZE
+            if end == "cancelled":
+                await transport.aclose()
+                assert received + await take(client, SIZE, 0) == transport.sent
 
 
 @SOCKETS
@@ -293,7 +401,7 @@ async def test_who_has_waited_need_not_wait_for_others_again(kind: str, tmp_path
 
         async def wait_for_room() -> None:
             with suppress(trio.TooSlowError):
-                await transport.send_file(file.fileno(), 0, 8 * MIB, 0.001)
+                await transport.send_file(file.fileno(), 0, 8 * MIB, timeout=0.001)
 
         for _ in range(2):
             assert await turns_given(transport.let_others_run) == 1
