@@ -1,6 +1,7 @@
 """A client that sends the bytes it is told to and takes answers apart with h11: for tests of the connection loop.
 
-One rule: it judges. An answer that is cut, or that h11 refuses, is a `Truncated`, never a short body.
+One rule: it judges. An answer that is cut, or that h11 refuses, is a `Truncated`, never a short body; and whatever is
+served here is served with lent buffers that are overwritten (`tests.poison`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import trio.testing
 from enseada.connection import Ending, serve_connection
 from enseada.http import Headers, Request, Response
 from enseada.limits import Limits
+from enseada.serving import Started, serve
 from enseada.transport import StreamTransport
+from tests.poison import poison
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
+    from enseada.config import Settings
     from enseada.exchange import Exchange
     from enseada.http import Handler
 
@@ -130,11 +134,12 @@ class Service:
 @asynccontextmanager
 async def served(handler: Handler, limits: Limits | None = None, *, lockstep: bool = False) -> AsyncIterator[Service]:
     """Serve one connection over a memory stream. ``lockstep``: a sender waits until its bytes are read."""
+    poison()
     make = trio.testing.lockstep_stream_pair if lockstep else trio.testing.memory_stream_pair
     ours, theirs = make()
     service = Service(Client(ours), [], Ending(), trio.Event())
 
-    async def serve() -> None:
+    async def run() -> None:
         try:
             await serve_connection(
                 StreamTransport(theirs, "192.0.2.1"),
@@ -147,9 +152,59 @@ async def served(handler: Handler, limits: Limits | None = None, *, lockstep: bo
             service.over.set()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve)
+        nursery.start_soon(run)
         yield service
         nursery.cancel_scope.cancel()
+
+
+@dataclass
+class Registry:
+    """A whole registry, served on sockets by `enseada.serving.serve`."""
+
+    started: Started
+    shutdown: trio.Event
+    over: trio.Event
+    """Set when it has ended."""
+
+    @asynccontextmanager
+    async def connected(self, number: int = 0) -> AsyncIterator[Client]:
+        """A client at its ``number``-th address."""
+        scheme, _, where = self.started.addresses[number].partition("://")
+        if scheme == "http+unix":
+            stream: trio.abc.Stream = await trio.open_unix_socket(where)
+        else:
+            host, _, port = where.rpartition(":")
+            stream = await trio.open_tcp_stream(host, int(port))
+        try:
+            yield Client(stream)
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def ask(self, method: str, target: str, **fields: str) -> Answer:
+        """One request without content, on a connection of its own."""
+        lines = [f"{method} {target} HTTP/1.1", "Host: registry.test", "Content-Length: 0"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
+        async with self.connected() as client:
+            await client.send("\r\n".join([*lines, "", ""]).encode())
+            return await client.answer(method)
+
+
+@asynccontextmanager
+async def registry_served(settings: Settings) -> AsyncIterator[Registry]:
+    """Serve a registry until the block is left; requests that are under way then have their grace."""
+    poison()
+    shutdown, over = trio.Event(), trio.Event()
+
+    async def run(task_status: trio.TaskStatus[Started]) -> None:
+        await serve(settings, shutdown=shutdown, task_status=task_status)
+        over.set()
+
+    async with trio.open_nursery() as nursery:
+        started: Started = await nursery.start(run)
+        try:
+            yield Registry(started, shutdown, over)
+        finally:
+            shutdown.set()
 
 
 # -- requests, and handlers for them

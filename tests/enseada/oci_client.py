@@ -27,6 +27,7 @@ from enseada.storage.blobs.memory import MemoryStore as MemoryBlobs
 from enseada.storage.documents.base import Document
 from enseada.storage.documents.memory import MemoryStore as MemoryDocuments
 from enseada.storage.documents.sqlite import SQLiteStore
+from tests.poison import poison
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -82,7 +83,7 @@ def basic(name: str, password: str = PASSWORD) -> str:
 
 
 class PieceBody:
-    """A body in pieces, each lent in one buffer that is overwritten when the next is pulled."""
+    """A body in pieces, each lent until the next await of whoever pulls it."""
 
     def __init__(self, pieces: Iterable[bytes], length: int | None = None, failure: Exception | None = None) -> None:
         """``failure`` is raised after the last piece."""
@@ -91,19 +92,15 @@ class PieceBody:
         """Pieces that were asked for."""
         self._pieces = list(pieces)
         self._failure = failure
-        self._lent = memoryview(bytearray())
 
     def __aiter__(self) -> PieceBody:
         return self
 
     async def __anext__(self) -> Chunk:
         self.pulled += 1
-        self._lent[:] = b"\xdd" * len(self._lent)
-        self._lent = memoryview(bytearray())
         await trio.lowlevel.checkpoint()
         if self._pieces:
-            self._lent = memoryview(bytearray(self._pieces.pop(0)))
-            return self._lent
+            return poison().lend(self._pieces.pop(0))
         if self._failure is not None:
             raise self._failure
         raise StopAsyncIteration
@@ -297,6 +294,7 @@ class Client:
         headers = answer.headers
         assert answer.status < 500 or answer.status == 503, answer
         assert answer.header("docker-distribution-api-version") == "registry/2.0"
+        assert answer.header("x-content-type-options") == "nosniff"
         assert "content-length" not in headers
         assert "transfer-encoding" not in headers
         for name in ("location", "link"):

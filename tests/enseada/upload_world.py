@@ -22,6 +22,7 @@ from enseada.storage.blobs.memory import _Blob
 from enseada.storage.documents.base import Document
 from enseada.storage.documents.memory import MemoryStore as MemoryDocuments
 from enseada.uploads import UploadPolicy, Uploads
+from tests.poison import POISON, poison
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from enseada.storage.blobs.base import BlobStore
     from enseada.storage.documents.base import DocumentStore
 
-POISON = 0xDD
 NAME = "team/app"
 NOW = 1_790_000_000
 _numbers = itertools.count()
@@ -50,36 +50,6 @@ def new_session(algorithm: str = "sha256", created: int = NOW) -> Session:
 def link(digest: Digest, name: str = NAME) -> Document:
     """That ``name`` has the blob."""
     return Document(f"link:{digest}@{name}", {"created": NOW})
-
-
-class _Lender(trio.abc.Instrument):
-    """Overwrites what is lent whenever a task gives up its turn."""
-
-    def __init__(self) -> None:
-        self._lent: list[bytearray] = []
-
-    def lend(self, data: bytes) -> memoryview:
-        self._lent.append(bytearray(data))
-        return memoryview(self._lent[-1])
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        for buffer in self._lent:
-            buffer[:] = bytes([POISON]) * len(buffer)
-        self._lent.clear()
-
-
-_lender: trio.lowlevel.RunVar[_Lender] = trio.lowlevel.RunVar("lender")
-
-
-def lend(data: bytes) -> memoryview:
-    """``data``, until the next await of whoever asks."""
-    try:
-        lender = _lender.get()
-    except LookupError:
-        lender = _Lender()
-        _lender.set(lender)
-        trio.lowlevel.add_instrument(lender)
-    return lender.lend(data)
 
 
 class LentBody:
@@ -112,7 +82,7 @@ class LentBody:
         chunk = self._content[self.pulled : self.pulled + next(self._sizes)]
         if chunk:
             self.pulled += len(chunk)
-            return lend(chunk)
+            return poison().lend(chunk)
         self.silent.set()
         if self._silence is not None:
             await self._silence.wait()
