@@ -1,14 +1,18 @@
 """Log lines: one a request, for people on a terminal, JSON for everything else.
 
 One rule: what a client sent can neither forge a line nor put a secret into one. Every text is escaped, a query's
-values are shown only for the names on a list, and headers are never shown. Lines are written where they are made: a
-standard error that nobody reads any more stops the process once its pipe is full, as it would any other program.
+values are shown only for the names on a list, and headers are never shown. And a standard error that nobody reads, be
+it a full pipe or a terminal after ctrl-S, stops nothing: a thread writes the lines, and those that find no room in its
+queue are dropped and counted.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
+import select
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
@@ -16,13 +20,20 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = "enseada"
 """The logger above all of ours. A host program configures it as any other."""
 REQUESTS = "enseada.requests"
 """The logger that gets one line a request."""
 HIDDEN = "***"
+QUEUE_CHARACTERS = 4 * 1024 * 1024
+"""Characters of lines that may wait to be written; as many may be on their way out. Some 15,000 requests."""
+GATHER_TIME = 0.01
+"""Seconds that a line may wait for others to be written with it: to wake a thread costs more than to make a line. A
+process that is killed loses as much."""
+FLUSH_TIMEOUT = 2.0
+"""Seconds that an end waits, at most, for lines to be written."""
 
 SHOWN_PARAMS = frozenset(
     {
@@ -184,14 +195,132 @@ def _traceback(formatter: logging.Formatter, info: Any) -> list[str]:
     return [escape(each) for each in formatter.formatException(info).splitlines()]
 
 
+class LineWriter(logging.Handler):
+    """Writes lines to ``stream`` from a thread of its own, in their order, and never makes anybody wait.
+
+    What finds no room is dropped, and so is all that follows until the thread takes what waits; a line says then how
+    many they were.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._write = _writer(stream)
+        self._lock = threading.Lock()
+        self._lines: list[str] = []
+        self._characters = 0
+        self._dropped = 0
+        self._over = threading.Event()
+        self._wake = threading.Event()
+        self._idle = threading.Event()
+        self._idle.set()
+        # A daemon: one that is stuck in a write cannot be ended, and must not keep the process.
+        self._thread = threading.Thread(target=self._run, name="enseada-log", daemon=True)
+        self._thread.start()
+
+    def createLock(self) -> None:
+        """None is needed around `emit`: formatting keeps no state."""
+        self.lock = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Format the record, and queue its line."""
+        try:
+            line = self.format(record) + "\n"
+        except Exception:
+            self.handleError(record)
+            return
+        with self._lock:
+            if self._dropped or (self._lines and self._characters + len(line) > QUEUE_CHARACTERS):
+                self._dropped += 1
+                return
+            self._lines.append(line)
+            self._characters += len(line)
+            if len(self._lines) > 1:
+                return
+            self._idle.clear()
+        self._wake.set()
+
+    def flush(self) -> None:
+        """Wait until what was queued is written, for `FLUSH_TIMEOUT` seconds at most."""
+        if not self._over.is_set():
+            self._idle.wait(FLUSH_TIMEOUT)
+
+    def close(self) -> None:
+        """Flush, and end the thread; one that is stuck in a write is left behind. Safe any number of times."""
+        if not self._over.is_set():
+            self._over.set()
+            self._wake.set()
+            self._thread.join(FLUSH_TIMEOUT)
+        super().close()
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            over = self._over.wait(GATHER_TIME)
+            while lines := self._take():
+                self._write("".join(lines))
+            if over:
+                return
+
+    def _take(self) -> list[str]:
+        with self._lock:
+            lines, dropped = self._lines, self._dropped
+            self._lines, self._characters, self._dropped = [], 0, 0
+            if not lines:
+                self._idle.set()
+        if dropped:
+            said = "%d lines are missing here: nobody took what was written"
+            record = logging.LogRecord(f"{ROOT}.logs", logging.WARNING, "", 0, said, (dropped,), None)
+            lines.append(self.format(record) + "\n")
+        return lines
+
+
+def _writer(stream: TextIO) -> Callable[[str], None]:
+    """What writes text to ``stream``, or to nobody if it is closed.
+
+    To a file it writes beside the stream's buffer: that has a lock, and an interpreter that ends while a thread is
+    stuck with it aborts.
+    """
+    try:
+        stream.flush()
+        fd = stream.fileno()
+    except (OSError, ValueError):
+        fd = -1
+
+    def write(text: str) -> None:
+        try:
+            if fd < 0:
+                stream.write(text)
+                stream.flush()
+            else:
+                write_all(fd, text.encode(stream.encoding or "utf-8", "backslashreplace"))
+        except (OSError, ValueError):
+            pass  # there is nobody to be told
+
+    return write
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of ``data``, also where the file does not block by itself. Blocks: for a thread. Raises OSError."""
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(fd, left) :]
+        except BlockingIOError:
+            room = select.poll()
+            room.register(fd, select.POLLOUT)
+            room.poll()
+
+
 @contextmanager
 def configure(format: Literal["auto", "text", "json"], level: str, stream: TextIO) -> Iterator[None]:
     """Within the context, write our log lines to ``stream``; afterwards everything is as it was.
 
-    ``auto`` is text where the stream is a terminal. Lines do not go to the root logger meanwhile.
+    ``auto`` is text where the stream is a terminal. Lines do not go to the root logger meanwhile. The end waits up to
+    `FLUSH_TIMEOUT` for lines that are still to be written.
     """
     logger = logging.getLogger(ROOT)
-    handler = logging.StreamHandler(stream)
+    handler = LineWriter(stream)
     text = format == "text" or (format == "auto" and stream.isatty())
     handler.setFormatter(TextFormatter() if text else JSONFormatter())
     before = (logger.level, logger.propagate)
@@ -204,4 +333,4 @@ def configure(format: Literal["auto", "text", "json"], level: str, stream: TextI
         logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]
-        handler.flush()
+        handler.close()

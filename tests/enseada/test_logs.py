@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote
 
 import pytest
@@ -13,6 +17,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from enseada import logs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @dataclass
@@ -170,3 +177,101 @@ def test_a_host_program_may_format_the_lines_itself(caplog: pytest.LogCaptureFix
     with caplog.at_level("INFO", logs.ROOT):
         logs.log_exchange(Over())
     assert caplog.messages == ["GET /v2/ 200"]
+
+
+# -- the thread that writes
+
+
+@contextmanager
+def pipe(*, blocking: bool = True) -> Iterator[tuple[TextIO, TextIO]]:
+    """Where to read, and where to write."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, blocking)
+    with open(reading) as source, open(writing, "w", encoding="utf-8") as sink:
+        yield source, sink
+
+
+def writers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "enseada-log"]
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_nobody_waits_for_a_reader_and_what_is_missing_is_told(
+    blocking: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More lines than the pipe and the queue hold; then somebody reads. Lines are missing where it is said."""
+    monkeypatch.setattr(logs, "QUEUE_CHARACTERS", 100_000)
+    monkeypatch.setattr(logs, "FLUSH_TIMEOUT", 30)
+    logger = logging.getLogger("enseada.x")
+    count = 10_000
+    read: list[str] = []
+    with pipe(blocking=blocking) as (source, sink):
+        reader = threading.Thread(target=lambda: read.extend(source))
+        with logs.configure("json", "info", sink):
+            for number in range(count):
+                logger.info("%d", number)
+            reader.start()
+            for handler in logging.getLogger(logs.ROOT).handlers:
+                handler.flush()
+            logger.info("%d", count)
+        sink.close()
+        reader.join()
+    expected = 0
+    told = 0
+    for line in map(json.loads, read):
+        if line["logger"] == "enseada.logs":
+            told += 1
+            assert line["level"] == "warning"
+            expected += int(line["message"].split()[0])
+        else:
+            assert line["message"] == str(expected)
+            expected += 1
+    assert expected == count + 1
+    assert told >= 1
+    assert len(read) < count
+
+
+def test_all_that_fits_is_written_in_order_before_the_end() -> None:
+    stream = io.StringIO()
+    with logs.configure("json", "info", stream):
+        for number in range(5000):
+            logging.getLogger("enseada.x").info("%d", number)
+    assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == [*map(str, range(5000))]
+    assert not writers()
+
+
+def test_the_end_waits_for_a_reader_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "FLUSH_TIMEOUT", 0.05)
+    with pipe() as (source, sink):
+        with logs.configure("json", "info", sink):
+            logging.getLogger("enseada.x").info("x" * 1_000_000)
+        [stuck] = writers()
+        assert stuck.daemon
+        assert len(source.readline()) > 1_000_000
+        stuck.join()
+
+
+@pytest.mark.parametrize("how", ["closed", "unread"])
+def test_a_stream_that_fails_is_nobodys_failure(how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pipe() as (source, sink), logs.configure("json", "info", sink):
+        (sink if how == "closed" else source).close()
+        logging.getLogger("enseada.x").info("hello")
+    assert not writers()
+    assert capsys.readouterr().err == ""
+
+
+def test_what_was_logged_is_written_when_flushed() -> None:
+    stream = io.StringIO()
+    with logs.configure("json", "info", stream):
+        logging.getLogger("enseada.x").info("hello")
+        for handler in logging.getLogger(logs.ROOT).handlers:
+            handler.flush()
+        assert "hello" in stream.getvalue()
+
+
+def test_characters_that_the_stream_has_not() -> None:
+    reading, writing = os.pipe()
+    with open(reading, "rb") as source, open(writing, "w", encoding="ascii") as sink:
+        with logs.configure("text", "info", sink):
+            logging.getLogger("enseada.x").info("caf\xe9")
+        assert source.readline().endswith(b"caf\\xe9\n")

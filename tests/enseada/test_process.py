@@ -14,7 +14,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import pytest
 
@@ -77,11 +77,11 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @contextmanager
-def serving(data: Path, *flags: str, **variables: str) -> Iterator[Server]:
-    """A server on a free port, killed at the end if it still runs."""
+def serving(data: Path, *flags: str, stderr: TextIO | None = None, **variables: str) -> Iterator[Server]:
+    """A server on a free port, killed at the end if it still runs; what it logs goes to a file beside ``data``."""
     log = (data.parent / "log").open("a")
     process = subprocess.Popen(
-        command(data, *flags), stdout=subprocess.PIPE, stderr=log, text=True, env=environment(**variables)
+        command(data, *flags), stdout=subprocess.PIPE, stderr=stderr or log, text=True, env=environment(**variables)
     )
     try:
         assert process.stdout is not None
@@ -233,6 +233,21 @@ def test_sigterm_lets_requests_under_way_finish(tmp_path: Path) -> None:
         assert b"connection: close" in answer.lower()
         client.close()
         assert server.process.wait(DEADLINE) == 0
+
+
+def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
+    """Requests are answered when the pipe is full, and SIGTERM ends the process."""
+    reading, writing = os.pipe()
+    with open(reading) as log, open(writing, "w") as sink, serving(tmp_path / "data", stderr=sink) as server:
+        sink.close()
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SOON)
+        for _ in range(400):
+            client.request("GET", f"/v2/?last={'x' * 400}")
+            with client.getresponse() as response:
+                assert response.read()
+        client.close()
+        assert server.end() == 0
+        assert len(log.read()) > 32768  # the pipe was full, but for a line or a page
 
 
 def wait_for_refusal(port: int) -> None:
