@@ -124,7 +124,9 @@ def serve(file: Path | None, others: tuple[str, ...], **flags: Any) -> None:
     """Serve until SIGTERM or ctrl-C; a second one ends at once."""
     settings = _load(file, others, flags).settings
     from enseada import serving
+    from enseada.server import raise_file_limit
 
+    raise_file_limit()
     sys.exit(run(settings, serving.serve))
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
+import resource
 import socket
 import stat
 from contextlib import suppress
@@ -36,6 +38,12 @@ UNIX_MODE = 0o660
 UNIX_PREFIX = "unix:"
 ACCEPT_PAUSE = 0.1
 """Seconds without accepting after the system had no room for another connection."""
+COMPLAINT_INTERVAL = 60.0
+"""Seconds between two lines about that in the log."""
+RESERVED_FILES = 64
+"""File descriptors that are kept for everything but connections: listeners, stores, the log."""
+FILES_A_CONNECTION = 2
+"""File descriptors that a connection may need: its own, and the content's that it receives or sends."""
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 
@@ -224,6 +232,24 @@ async def _notice(shutdown: trio.Event, wish: trio.Event, shielded: trio.CancelS
             shielded.cancel()
 
 
+def raise_file_limit() -> None:
+    """Raise this process's limit of open files as far as the system lets it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def connection_limit(wanted: int) -> int:
+    """How many connections may be open at once: ``wanted``, or as many as there are file descriptors for."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return wanted
+    possible = max(1, (files - RESERVED_FILES) // FILES_A_CONNECTION)
+    if possible < wanted:
+        logger.info("%d connections at once rather than %d: %d files may be open", possible, wanted, files)
+    return min(wanted, possible)
+
+
 class _Server:
     def __init__(
         self, handler: Handler, limits: Limits, scheme: str, on_exchange: Callable[[Exchange], None] | None
@@ -233,7 +259,8 @@ class _Server:
         self._limits = limits
         self._scheme = scheme
         self._on_exchange = on_exchange
-        self._room = trio.Semaphore(limits.connections)
+        self._room = trio.Semaphore(connection_limit(limits.connections))
+        self._complained = -math.inf
 
     async def accept(self, listener: Listener, connections: trio.Nursery) -> None:
         """Accept connections, and serve each in a task of ``connections``, until cancelled."""
@@ -254,11 +281,17 @@ class _Server:
                 await trio.lowlevel.wait_readable(listener.socket)
             except OSError as error:
                 if error.errno in _NO_ROOM:
-                    logger.warning("cannot accept connections: %s", error.strerror)
+                    self._complain(error)
                     await trio.sleep(ACCEPT_PAUSE)
                 else:
                     # accept(2): what is the matter with the new connection is told here; the next may be well.
                     await trio.lowlevel.checkpoint()
+
+    def _complain(self, error: OSError) -> None:
+        now = trio.current_time()
+        if now - self._complained >= COMPLAINT_INTERVAL:
+            self._complained = now
+            logger.warning("cannot accept connections: %s", error.strerror)
 
     async def _serve(self, accepted: socket.socket) -> None:
         try:

@@ -14,13 +14,13 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 MIB = 1024 * 1024
 DEADLINE = 30.0
@@ -77,11 +77,20 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @contextmanager
-def serving(data: Path, *flags: str, stderr: TextIO | None = None, **variables: str) -> Iterator[Server]:
-    """A server on a free port, killed at the end if it still runs; what it logs goes to a file beside ``data``."""
+def serving(
+    data: Path, *flags: str, stderr: TextIO | None = None, before: str = ":", **variables: str
+) -> Iterator[Server]:
+    """A server on a free port, killed at the end if it still runs; what it logs goes to a file beside ``data``.
+
+    ``before``: what a shell does before it becomes the server.
+    """
     log = (data.parent / "log").open("a")
     process = subprocess.Popen(
-        command(data, *flags), stdout=subprocess.PIPE, stderr=stderr or log, text=True, env=environment(**variables)
+        ["sh", "-c", f'{before} && exec "$@"', "sh", *command(data, *flags)],
+        stdout=subprocess.PIPE,
+        stderr=stderr or log,
+        text=True,
+        env=environment(**variables),
     )
     try:
         assert process.stdout is not None
@@ -248,6 +257,37 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
         client.close()
         assert server.end() == 0
         assert len(log.read()) > 32768  # the pipe was full, but for a line or a page
+
+
+FEW = 128
+"""Open files, for a server that has to do with few."""
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_it_goes(tmp_path: Path) -> None:
+    with serving(tmp_path / "data", before=f"ulimit -Sn {FEW} && ulimit -Hn {2 * FEW}") as server:
+        limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+        [line] = [line for line in limits.splitlines() if line.startswith("Max open files")]
+        assert line.split()[3:5] == [str(2 * FEW)] * 2
+        assert server.end() == 0
+
+
+def test_more_clients_than_there_are_files_for(tmp_path: Path) -> None:
+    """Those that are served can have their content; the others wait their turn, and nothing is said about it."""
+    content = bytes(100_000)
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    with serving(tmp_path / "data", "--anonymous", "push", before=f"ulimit -n {FEW}") as server:
+        assert server.request("PUT", f"{server.begin()}?digest={digest}", content)[0] == 201
+        clients = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=SOON) for _ in range(FEW)]
+        for client in clients:
+            client.request("GET", f"/v2/team/app/blobs/{digest}", headers={"Connection": "close"})
+        for client in clients:
+            with client.getresponse() as response:
+                assert (response.status, response.read()) == (200, content)
+            client.close()
+        assert server.end() == 0
+    log = (tmp_path / "log").read_text()
+    assert "cannot accept" not in log
+    assert f"{FEW} files may be open" in log
 
 
 def wait_for_refusal(port: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import resource
 import socket
 import stat
 from contextlib import asynccontextmanager
@@ -17,7 +18,15 @@ from enseada import server as module
 from enseada.connection import HEAD_READ
 from enseada.http import Headers, Request, Response
 from enseada.limits import KIB, MIB, Limits
-from enseada.server import Listener, ListenError, open_listeners, serve_listeners
+from enseada.server import (
+    FILES_A_CONNECTION,
+    RESERVED_FILES,
+    Listener,
+    ListenError,
+    connection_limit,
+    open_listeners,
+    serve_listeners,
+)
 from tests.enseada.http_client import GET, Client, Truncated, chunked, echo, ignore, post
 from tests.enseada.test_transport import Rounds
 
@@ -373,6 +382,21 @@ async def test_who_wishes_twice_does_not_wait_for_the_grace() -> None:
 # -- limits
 
 
+class Failing(socket.socket):
+    """Listens in the place of another, and fails to accept with those errors first."""
+
+    def __init__(self, listening: socket.socket, failures: list[int]) -> None:
+        super().__init__(fileno=listening.detach())
+        self.setblocking(False)
+        self.failures = failures
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if self.failures:
+            number = self.failures.pop(0)
+            raise OSError(number, os.strerror(number))
+        return super().accept()
+
+
 async def test_no_more_connections_than_allowed() -> None:
     async with serving(echo, limits=Limits(connections=2)) as server:
         clients = [await server.connect() for _ in range(3)]
@@ -395,16 +419,7 @@ async def test_accepting_survives_a_system_without_room(
     caplog.set_level(logging.WARNING)
     [listener] = await open_listeners(["127.0.0.1:0"])
     failures = [errno.EMFILE, errno.ECONNABORTED, errno.ENFILE, errno.EPERM]
-
-    class Failing(socket.socket):
-        def accept(self) -> tuple[socket.socket, object]:
-            if failures:
-                number = failures.pop(0)
-                raise OSError(number, os.strerror(number))
-            return super().accept()
-
-    failing = Listener(Failing(fileno=listener.socket.detach()), listener.address)
-    failing.socket.setblocking(False)
+    failing = Listener(Failing(listener.socket, failures), listener.address)
     async with trio.open_nursery() as nursery:
         await nursery.start(
             lambda task_status: serve_listeners(echo, [failing], limits=Limits(), grace=0, task_status=task_status)
@@ -415,7 +430,38 @@ async def test_accepting_survives_a_system_without_room(
         await client.stream.aclose()
         nursery.cancel_scope.cancel()
     assert not failures
-    assert len(caplog.records) == 2
+    assert [record.getMessage() for record in caplog.records] == ["cannot accept connections: Too many open files"]
+
+
+async def test_a_system_without_room_is_told_of_once_a_minute(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    [listener] = await open_listeners(["127.0.0.1:0"])
+    failures = [errno.EMFILE] * round(180 / module.ACCEPT_PAUSE)
+    failing = Listener(Failing(listener.socket, failures), listener.address)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: serve_listeners(echo, [failing], limits=Limits(), grace=0))
+        await trio.sleep(200)
+        nursery.cancel_scope.cancel()
+    assert not failures
+    assert len(caplog.records) == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted", "possible"),
+    [
+        (1024, 4096, (1024 - RESERVED_FILES) // FILES_A_CONNECTION),
+        (1024, 100, 100),
+        (1 << 20, 4096, 4096),
+        (resource.RLIM_INFINITY, 4096, 4096),
+        (RESERVED_FILES, 4096, 1),
+    ],
+)
+def test_connections_are_no_more_than_there_are_files_for(
+    files: int, wanted: int, possible: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    assert connection_limit(wanted) == possible
 
 
 # -- addresses
