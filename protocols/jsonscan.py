@@ -11,8 +11,8 @@ import json
 import re
 from typing import Any, NoReturn
 
-MAX_DIGITS = 4300
-"""Digits of one integer: what int() takes by default, since its cost grows with their square."""
+MAX_DIGITS = 400
+"""Digits of an integer: reading one takes time that grows with their square, and no field needs more than 19."""
 
 # A string without escapes, closed or running into the end (so that an unclosed one is scanned once and not from each of
 # its quotes), or a character that opens, closes or separates values.

@@ -97,7 +97,9 @@ class ManifestContents:
                 await writer.abort()
             raise
         if visible.key != key:
-            await writer.abort()
+            with self._stores.uploads.last_moments():
+                await writer.abort()
+                await blobs.remove(key)
 
     async def work(self, size: int, function: Callable[[], T]) -> T:
         """What ``function`` returns, which works on ``size`` bytes of manifests: in a thread if they are many.

@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+MAX_MISSING = 100
+"""Missing members of a manifest that its refusal lists."""
 MAX_TAGS = 100
 """Tags that one PUT may set."""
 TAG_PAGE = 500
@@ -198,7 +200,7 @@ class ManifestHandlers:
                 if document is None or digest not in members
             ]
         if missing:
-            failures = [{"digest": str(digest)} for digest in missing]
+            failures = [{"digest": str(digest)} for digest in missing[:MAX_MISSING]]
             raise errors.error("MANIFEST_BLOB_UNKNOWN", f"{name} does not have {missing[0]}", failures)
 
     async def _publish(self, name: str, pushed: _Pushed, tags: Sequence[str], subject: Subject) -> None:
