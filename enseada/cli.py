@@ -1,9 +1,9 @@
 """The command line: ``enseada serve``, ``enseada config``.
 
 One rule: what can go wrong by somebody's choice ends with one sentence on standard error and an exit code, never with
-a traceback. 0: ended as asked; 1: it could not start; 2: the settings or the command line are wrong; 128 + N: a second
-signal N ended it at once. Flags follow from the declarations in `enseada.config`. What is expensive to import is
-imported by the command that needs it.
+a traceback. 0: ended as asked; 1: it could not start; 2: the settings or the command line are wrong; 3: it was asked to
+end, could not, and was cut; 128 + N: a second signal N ended it at once. Flags follow from the declarations in
+`enseada.config`. What is expensive to import is imported by the command that needs it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 COULD_NOT_START = 1
 WRONG_SETTINGS = 2
+END_HUNG = 3
+LAST_MOMENTS = 20.0
+"""Seconds after the grace, or after a second signal, in which uploads are saved and stores are closed. An end that
+takes longer hangs: a thread that waits for a disk cannot be cancelled. What is stored is whole at any moment."""
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # to listen on, and what to type for it on this machine
 
 log = logging.getLogger("enseada.cli")
@@ -156,21 +161,24 @@ async def _until_ended(settings: Settings, serve: Serve) -> int:
 
     shutdown = trio.Event()
     code = 0
+    watchdog = Watchdog()
 
     async def watch(signals: Any) -> None:
         nonlocal code
         async for number in signals:
             if not shutdown.is_set():
                 log.info("ending: requests under way have %g seconds", settings.grace)
+                watchdog.start(settings.grace + LAST_MOMENTS)
                 shutdown.set()
                 continue
             log.warning("ending at once")
+            watchdog.start(LAST_MOMENTS)
             code = 128 + number
             for each in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(each, signal.SIG_DFL)
             everything.cancel_scope.cancel()
 
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with watchdog, trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as everything:
             everything.start_soon(watch, signals)
             async with trio.open_nursery() as serving:
@@ -178,6 +186,37 @@ async def _until_ended(settings: Settings, serve: Serve) -> int:
                 click.echo("\n".join(_announcement(settings, started)))
             everything.cancel_scope.cancel()
     return code
+
+
+class Watchdog:
+    """Ends the process after a time by all means, unless its context ends before."""
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def start(self, seconds: float) -> None:
+        """Give the process so many seconds from now, whatever it had."""
+        self._stop()
+        self._timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._cut)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    @staticmethod
+    def _cut() -> None:
+        log.error("the end hangs, perhaps over a disk that does not answer: cut")
+        for handler in logging.getLogger(logs.ROOT).handlers:
+            handler.flush()
+        os._exit(END_HUNG)
 
 
 def _announcement(settings: Settings, started: Started) -> Iterator[str]:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import tomllib
 from contextlib import contextmanager
 from dataclasses import replace
@@ -187,9 +188,7 @@ class TestRun:
 
     @pytest.mark.parametrize("depth", [0, 1, 3])
     @pytest.mark.parametrize("begun", [False, True])
-    def test_a_known_failure_is_one_sentence(
-        self, depth: int, begun: bool, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_a_known_failure_is_one_sentence(self, depth: int, begun: bool, capsys: pytest.CaptureFixture[str]) -> None:
         async def fail(settings: Settings, *, shutdown: trio.Event, task_status: trio.TaskStatus[Started]) -> None:
             if begun:
                 task_status.started(Started([], Path("/data"), None))
@@ -209,6 +208,57 @@ class TestRun:
             run(fail)
         assert caught.value.subgroup(ZeroDivisionError) is not None
         assert caught.value.subgroup(StartError) is None
+
+
+HANGING = """
+import os, signal, sys, threading, trio
+from pathlib import Path
+from enseada import cli
+from enseada.config import Settings
+from enseada.serving import Started
+
+grace, *signals = map(float, sys.argv[1:])
+cli.LAST_MOMENTS = 0.3
+
+async def serve(settings, *, shutdown, task_status):
+    task_status.started(Started([], Path("/data"), None))
+    for number in signals:
+        os.kill(os.getpid(), int(number))
+        await shutdown.wait()
+    await trio.to_thread.run_sync(threading.Event().wait)
+
+sys.exit(cli.run(Settings(log_format="text", grace=grace), serve))
+"""
+
+
+class TestAnEndThatHangs:
+    """A thread that waits for a disk for ever: no cancellation reaches it."""
+
+    @pytest.mark.parametrize(("grace", "signals"), [(0.1, [signal.SIGTERM]), (3600, [signal.SIGTERM, signal.SIGINT])])
+    def test_it_is_cut(self, grace: float, signals: list[int]) -> None:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", HANGING, str(grace), *(str(int(each)) for each in signals)],
+            capture_output=True, text=True, timeout=TIMEOUT, check=False,
+        )  # fmt: skip
+        assert done.returncode == cli.END_HUNG
+        assert done.stderr.splitlines()[-1].endswith("cut")
+        assert ("ending at once" in done.stderr) is (len(signals) > 1)
+
+    def test_an_end_in_time_is_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = threading.enumerate()
+        timers: list[threading.Timer] = []
+        start = threading.Timer.start
+
+        def started(timer: threading.Timer) -> None:
+            timers.append(timer)
+            start(timer)
+
+        monkeypatch.setattr(threading.Timer, "start", started)
+        assert run(Served(signal.SIGTERM, signal.SIGTERM, patient=True)) == 128 + signal.SIGTERM
+        for timer in timers:
+            timer.join(TIMEOUT)  # at once, since it was cancelled
+        assert len(timers) == 2
+        assert set(threading.enumerate()) <= set(before)
 
 
 @contextmanager
