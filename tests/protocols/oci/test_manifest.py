@@ -352,7 +352,7 @@ def test_subjects(document: dict[str, Any]) -> None:
 
 @every
 def test_custom_fields_are_nobody_s_business(document: dict[str, Any]) -> None:
-    custom = {"org.example": [1.5, -0.0, 1e300, None, {"a": [[]]}], "x": 10**1000, "": {"digest": 1}}
+    custom = {"org.example": [1.5, -0.0, 1e300, None, {"a": [[]]}], "x": 10**300, "": {"digest": 1}}
     assert parse({**document, **custom}) == parse(document)
 
 
@@ -395,7 +395,7 @@ PLACES: dict[str, Any] = {
     "subject": lambda entry: index(subject=entry),
 }
 MISSING = object()
-NO_SIZES: list[object] = [MISSING, None, -1, 2**63, 10**1000, True, False, "2", 2.0, 1e300, [], {}]
+NO_SIZES: list[object] = [MISSING, None, -1, 2**63, 10**300, True, False, "2", 2.0, 1e300, [], {}]
 HEX = "0" * 64
 
 
