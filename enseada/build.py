@@ -124,8 +124,6 @@ async def open_registry(
     from enseada.uploads import UploadPolicy, Uploads
 
     accounts = Accounts(documents, settings)
-    given = settings.admin_password
-    made = await accounts.ensure_admin(None if given is None else given.value)
     signer = await TokenSigner.load(documents, settings.token_service)
     authenticator = Authenticator(accounts, signer)
     if authorizer is None:
@@ -153,6 +151,9 @@ async def open_registry(
         clock=time.time,
     )
     tokens = TokenEndpoint(authenticator, authorizer, signer, settings)
+    # Last, since whoever made the account must live to tell its password.
+    given = settings.admin_password
+    made = await accounts.ensure_admin(None if given is None else given.value)
     registry = Registry([OCI(stores, authorizer, tokens)], authenticator, authorizer, uploads, settings.public_url)
     return Opened(registry, made)
 

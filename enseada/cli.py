@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -183,9 +184,25 @@ async def _until_ended(settings: Settings, serve: Serve) -> int:
             everything.start_soon(watch, signals)
             async with trio.open_nursery() as serving:
                 started: Started = await serving.start(partial(serve, settings, shutdown=shutdown))
-                click.echo("\n".join(_announcement(settings, started)))
+                _tell("\n".join(_announcement(settings, started)) + "\n")
             everything.cancel_scope.cancel()
     return code
+
+
+def _tell(text: str) -> None:
+    """Print on standard output or, where that cannot be written, on standard error: the password is told only once."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.write(text)
+                stream.flush()
+                return
+        except OSError:
+            # Python would flush it once more at the end, and fail with a traceback.
+            with suppress(OSError, ValueError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, stream.fileno())
+                os.close(null)
 
 
 class Watchdog:

@@ -104,6 +104,13 @@ class Upload:
         Unavailable and Unknown, after which the PUT may be sent again. Cancelled: the blob is visible or the session
         is still there, or both.
         """
+        committed = False
+
+        async def commit() -> None:
+            nonlocal committed
+            committed = True
+            await self._writer.commit()
+
         async with self._lock:
             with _store_failures():
                 matches = self.machine.matches(digest)
@@ -111,7 +118,7 @@ class Upload:
                 reread = matches is None
                 if reread:
                     # Pushed without saying that this algorithm would be asked for: the stored bytes are read once more.
-                    await self._writer.commit()
+                    await commit()
                     again = hasher(digest.algorithm, resumable=False)
                     await _feed(self._blobs, Span(self._key, 0, self._writer.offset), again)
                     matches = again.hexdigest() == digest.hex
@@ -120,12 +127,12 @@ class Upload:
                     raise error("DIGEST_INVALID", None, {"digest": str(digest)})
                 blob = Blob(digest, self._key, self._writer.offset)
                 done = self._document.end("done", digest)
-                visible = await self._blobs.publish(blob, links, done, self._writer.commit)
+                visible = await self._blobs.publish(blob, links, done, commit)
             self.over = True
             self.machine.accept()
             if visible.key != self._key:
                 with self._uploads.last_moments():
-                    await self._remove(committed=True)
+                    await self._remove(committed=committed)
         return visible
 
     async def rest(self) -> None:

@@ -89,9 +89,16 @@ class ManifestContents:
             return
         key = blobs.store.new_key()
         writer = await blobs.store.create(key, len(content))
+        committed = False
+
+        async def commit() -> None:
+            nonlocal committed
+            committed = True
+            await writer.commit()
+
         try:
             await _write(writer, content)
-            visible = await blobs.publish(Blob(digest, key, len(content)), [], commit=writer.commit)
+            visible = await blobs.publish(Blob(digest, key, len(content)), [], commit=commit)
         except BaseException:
             with self._stores.uploads.last_moments():
                 await writer.abort()
@@ -99,7 +106,8 @@ class ManifestContents:
         if visible.key != key:
             with self._stores.uploads.last_moments():
                 await writer.abort()
-                await blobs.remove(key)
+                if committed:
+                    await blobs.remove(key)
 
     async def work(self, size: int, function: Callable[[], T]) -> T:
         """What ``function`` returns, which works on ``size`` bytes of manifests: in a thread if they are many.

@@ -317,3 +317,13 @@ async def test_documents_of_another_release_are_a_sentence(tmp_path: Path, id: s
         async with open_data(settings):
             pass
     assert "not base64" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("id", ["key:tokens", UPLOAD_SECRET_ID])
+async def test_a_first_start_that_fails_has_made_no_password_that_nobody_saw(id: str) -> None:
+    documents, blobs = MemoryDocuments(), MemoryBlobs()
+    settings = replace(cheap_settings(), admin_password=None)
+    documents.fail("create_once", id, Unavailable)
+    with pytest.raises(Unavailable):
+        await open_registry(settings, documents, blobs)
+    assert (await open_registry(settings, documents, blobs)).admin_password is not None

@@ -330,6 +330,26 @@ def test_a_start_that_fails_does_not_keep_the_password_for_itself(tmp_path: Path
         assert "admin password: " in server.said
 
 
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
+def test_the_password_is_told_also_where_standard_output_cannot_be_written(tmp_path: Path, redirection: str) -> None:
+    line = " ".join(command(tmp_path / "data", "--grace", "1")) + f" {redirection}"
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {line}"], stderr=subprocess.PIPE, text=True, env=environment(), stdout=subprocess.DEVNULL
+    )
+    assert process.stderr is not None
+    with process.stderr:
+        said = []
+        for each in process.stderr:
+            said.append(each)
+            if "docker push" in each:
+                break
+        process.terminate()
+        said += list(process.stderr)
+    assert process.wait(DEADLINE) == 0
+    assert "admin password: " in "".join(said)
+    assert "Traceback" not in "".join(said)
+
+
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
