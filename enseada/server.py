@@ -21,6 +21,7 @@ import trio
 
 from enseada.connection import Ending, serve_connection
 from enseada.transport import SocketTransport
+from enseada.values import parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -79,27 +80,20 @@ async def open_listeners(addresses: Iterable[str], *, unix_mode: int = UNIX_MODE
     listeners: list[Listener] = []
     try:
         for address in addresses:
-            if address.startswith(UNIX_PREFIX):
-                listeners.append(_listen_unix(address.removeprefix(UNIX_PREFIX), unix_mode))
+            try:
+                parsed = parse_address(address)
+            except ValueError as reason:
+                raise ListenError(f"{address!r} is no address: {reason}") from None
+            if parsed.path is not None:
+                listeners.append(_listen_unix(parsed.path, unix_mode))
                 continue
-            host, port = _parse(address)
-            for family, resolved in await _resolve(host, port, address):
+            for family, resolved in await _resolve(parsed.host, parsed.port, address):
                 listeners.append(_listen_tcp(family, resolved, address))
     except BaseException:
         for listener in listeners:
             listener.close()
         raise
     return listeners
-
-
-def _parse(address: str) -> tuple[str, int]:
-    host, colon, digits = address.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not host or (":" in host and not bracketed):
-        raise ListenError(f"{address!r} is no address: write HOST:PORT, [IPV6]:PORT or unix:PATH")
-    if not (digits.isascii() and digits.isdigit() and int(digits) <= 65535):
-        raise ListenError(f"{address!r} is no address: the port is a number from 0 to 65535")
-    return (host[1:-1] if bracketed else host), int(digits)
 
 
 async def _resolve(host: str, port: int, address: str) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
@@ -130,8 +124,6 @@ def _listen_tcp(family: socket.AddressFamily, where: tuple[str, int], address: s
 
 
 def _listen_unix(path: str, mode: int) -> Listener:
-    if not path:
-        raise ListenError("'unix:' is no address: a path follows the colon")
     path = os.path.abspath(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
