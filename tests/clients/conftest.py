@@ -13,12 +13,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.clients import images
-from tests.clients.harness import PASSWORD, Served, Shell, docker_engine, need, need_root, serving
+from tests.clients.harness import PASSWORD, Log, Served, Shell, docker_engine, need, need_root, serving
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-LOG_START = pytest.StashKey[dict[Path, int]]()
+LOG_START = pytest.StashKey[dict[Log, int]]()
+LOG_SHOWN = 20_000
+"""Bytes of a registry's log that are shown beside a test that failed."""
 
 
 @pytest.fixture(scope="session")
@@ -152,6 +154,8 @@ def pytest_runtest_makereport(
     report = yield
     if report.failed:
         for served in _registries(item):
-            start = item.stash.get(LOG_START, {}).get(served.log, 0) if served.log else 0
-            report.sections.append((f"log of the registry at {served.host}", served.log_since(start)))
+            if served.log is not None:
+                start = item.stash.get(LOG_START, {}).get(served.log, 0)
+                log = served.log.path.read_bytes()[start:][-LOG_SHOWN:].decode(errors="replace")
+                report.sections.append((f"log of the registry at {served.host}", log))
     return report

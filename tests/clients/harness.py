@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import queue
 import shutil
 import signal
 import socket
@@ -17,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -205,6 +205,44 @@ def assert_refused(result: Result) -> None:
 # --- servers --------------------------------------------------------------------------------------------------------
 
 
+class Log:
+    """A file that a thread fills with what a server writes, so that one can wait for a line without asking again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._changed = threading.Condition()
+        self._ended = False
+        path.touch()
+
+    def fill(self, stream: IO[bytes]) -> None:
+        """Copy ``stream`` into the file, line by line, to its end."""
+        with self.path.open("ab", buffering=0) as sink:
+            for line in stream:
+                with self._changed:
+                    sink.write(line)
+                    self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def wait_for(self, text: bytes, timeout: float) -> bytes:
+        """The first line that holds ``text``, as soon as it is whole; at most ``timeout`` seconds.
+
+        Raises AssertionError with the whole log where none comes, or the writer ended without it.
+        """
+        line = b""
+
+        def is_here() -> bool:
+            nonlocal line
+            line = next((each for each in self.path.read_bytes().splitlines() if text in each), b"")
+            return bool(line) or self._ended
+
+        with self._changed:
+            self._changed.wait_for(is_here, timeout)
+        assert line, f"no {text!r} in the log after {timeout} s:\n{self.path.read_text(errors='replace')}"
+        return line
+
+
 @dataclass(slots=True)
 class Served:
     """A registry that runs: where, who may, and eyes on it that are no client's."""
@@ -213,7 +251,7 @@ class Served:
     """``127.0.0.1:PORT``, as image names begin."""
     user: str | None
     password: str | None
-    log: Path | None
+    log: Log | None
     http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
@@ -257,13 +295,20 @@ class Served:
 
     def log_size(self) -> int:
         """How far the log has grown, in bytes."""
-        return self.log.stat().st_size if self.log is not None and self.log.exists() else 0
+        return self.log.path.stat().st_size if self.log is not None else 0
 
     def log_since(self, start: int) -> str:
-        """What the log holds from byte ``start`` on, its last 20,000 bytes at most."""
-        if self.log is None or not self.log.exists():
+        """What the log holds from byte ``start`` on, with a line for every request that was answered before.
+
+        Lines are written behind the answers; so a request of our own follows them, and its line is waited for.
+        """
+        if self.log is None:
             return ""
-        return self.log.read_bytes()[start:][-20_000:].decode(errors="replace")
+        mark = f"/mark-{uuid.uuid4().hex}"
+        with contextlib.suppress(httpx.TransportError):  # a server that has ended writes no more
+            self.http.get(mark)
+            self.log.wait_for(mark.encode(), START_TIMEOUT)
+        return self.log.path.read_bytes()[start:].decode(errors="replace")
 
 
 @contextlib.contextmanager
@@ -280,61 +325,35 @@ def serving(
     the administrator's name and password, else nothing. It is the checkout's unless ``program`` and ``cwd`` say other.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "log"
+    log = Log(folder / "log")
     env = {name: value for name, value in os.environ.items() if not name.startswith("ENSEADA_")}
     env |= {"ENSEADA_ADMIN_PASSWORD": PASSWORD, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
     command = [*program, "serve", "--data", folder / "data", "--listen", "127.0.0.1:0"]
-    with (
-        log.open("ab", buffering=0) as sink,
-        subprocess.Popen(
-            [*map(str, command), *options],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=sink,
-            env=env,
-            cwd=cwd,
-        ) as process,
-    ):
+    with subprocess.Popen(
+        [*map(str, command), *options],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=env,
+        cwd=cwd,
+    ) as process:
         assert process.stdout is not None
-        lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        reader = threading.Thread(target=_drain, args=(process.stdout, sink, lines))
+        reader = threading.Thread(target=log.fill, args=(process.stdout,))
         reader.start()
         try:
-            served = Served(_listening(process, lines, log), USER if login else None, PASSWORD if login else None, log)
+            line = log.wait_for(b"listening on http://", START_TIMEOUT).decode()
+            host = line.removeprefix("listening on http://").rstrip("/")
+            served = Served(host, USER if login else None, PASSWORD if login else None, log)
             with served.http:
                 yield served
             process.send_signal(signal.SIGTERM)
             code = process.wait(STOP_TIMEOUT)
-            assert code == 0, f"SIGTERM ended it with exit code {code}:\n{served.log_since(0)}"
+            assert code == 0, f"SIGTERM ended it with exit code {code}:\n{log.path.read_text(errors='replace')}"
         finally:
             if process.poll() is None:
                 process.kill()
             process.wait()
             reader.join()
-
-
-def _drain(stream: IO[bytes], sink: IO[bytes], lines: queue.SimpleQueue[str]) -> None:
-    """Copy what a server prints into its log, and hand each line on; an empty one at the end."""
-    for line in stream:
-        sink.write(line)
-        lines.put(line.decode(errors="replace").strip() or " ")
-    lines.put("")
-
-
-def _listening(process: subprocess.Popen[bytes], lines: queue.SimpleQueue[str], log: Path) -> str:
-    """Wait until a server says where it listens; the answer is ``host:port``."""
-    deadline = time.monotonic() + START_TIMEOUT
-    while True:
-        try:
-            line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            raise AssertionError(f"not listening after {START_TIMEOUT} s:\n{log.read_text()}") from None
-        if not line:
-            code = process.wait(STOP_TIMEOUT)
-            raise AssertionError(f"the registry ended at its start with exit code {code}:\n{log.read_text()}")
-        prefix = "listening on http://"
-        if line.startswith(prefix):
-            return line.removeprefix(prefix).rstrip("/")
 
 
 @contextlib.contextmanager
