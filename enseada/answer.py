@@ -63,15 +63,3 @@ async def close_all(*sources: object) -> None:
                     await close()
                 except Exception:
                     logger.exception("an answer's content could not be closed")
-
-
-class Promised:
-    """Stands for bytes that are sent by other means; h11 asks only how many they are."""
-
-    __slots__ = ("_length",)
-
-    def __init__(self, length: int) -> None:
-        self._length = length
-
-    def __len__(self) -> int:
-        return self._length

@@ -1,7 +1,7 @@
 """One connection: requests in, answers out, one after the other.
 
 The rule: the loop never guesses where a message ends. What cannot be framed is refused and the connection closed;
-what breaks off is cut so that the other side sees it. h11 reads heads and keeps the state; content passes by it.
+what breaks off is cut so that the other side sees it. h11 reads the heads of requests; content passes by it.
 
 Deadlines are for single waits. Those for a head move the deadline of the connection's one cancel scope; the others
 are the transport's, and cost nothing where it need not wait.
@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, cast
 import h11
 import trio
 
-from enseada.answer import CLOSE_TIMEOUT, Promised, close_all, content_length, first_piece, has_no_content, is_content
+from enseada import wire
+from enseada.answer import CLOSE_TIMEOUT, close_all, content_length, first_piece, has_no_content, is_content
 from enseada.exchange import Exchange, Record, new_id
 from enseada.http import BodyError, Content, Headers, RegistryError, Request, Response
 from enseada.limits import KIB, MIB, Limits
 from enseada.logs import mask_path
-from enseada.protocols.http1.head import Head, HeadBuffer, HeadError, check
+from enseada.protocols.http1.head import CONTINUE, Head, HeadBuffer, HeadError, check
 from enseada.requestbody import SHARED_BYTES, RequestBody, SharedBuffer
-from enseada.wire import REASONS, fields, plain, refusal
+from enseada.wire import AnswerWriter, plain, refusal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -40,6 +41,10 @@ JOIN_BYTES = 16 * KIB
 """Up to here the parts of one write are copied together, which is cheaper than a scattered write."""
 LINGER_BYTES = 16 * MIB
 """Bytes that are thrown away, at most, so that a client that is still sending gets its answer and not a reset."""
+
+
+_NO_HEAD = Head("-", "", "", 0)
+"""Stands for a head that was refused."""
 
 
 class Ending:
@@ -120,14 +125,15 @@ class _Connection:
         self._scheme = scheme
         self._on_exchange = on_exchange
         self._ending = ending
-        self._h11 = h11.Connection(h11.SERVER)
+        self._writer = AnswerWriter()
+        self._closing = False
         self._scope = trio.CancelScope()
         self._head_begun = False
 
     @property
     def answer_is_cut(self) -> bool:
         """Whether an answer has been begun and not ended."""
-        return self._h11.our_state is h11.SEND_BODY
+        return self._writer.begun and not self._writer.ended
 
     async def serve(self) -> None:
         with self._scope:
@@ -142,16 +148,14 @@ class _Connection:
                 if raw is None:
                     return
                 head = check(raw, self.limits)
-                self._h11.receive_data(raw)
-                event = self._h11.next_event()
+                event = _parse(raw)
             except HeadError as error:
                 await self._refuse(error)
                 return
             except h11.RemoteProtocolError as error:  # no such case is known: see tests/protocols/http1/fuzz.py
-                self._h11 = h11.Connection(h11.SERVER)
                 await self._refuse(HeadError(400, str(error)))
                 return
-            if not await self._exchange(head, cast(h11.Request, event)):
+            if not await self._exchange(head, event):
                 return
 
     # -- the head
@@ -200,8 +204,9 @@ class _Connection:
         request = Request("-", "-", "", Headers(), body, self._scheme, client=self.transport.peer, id=new_id())
         record = Record(request, body, trio.current_time(), error=str(error))
         response = plain(error.status, str(error))
+        self._writer, self._closing = AnswerWriter(), True
         try:
-            await self._send_answer(record, response, self._event(record, response, close=True), b"", None)
+            await self._send_answer(record, response, self._head(record, response, _NO_HEAD), b"", None)
         finally:
             self._report(record)
         await self._linger()
@@ -210,9 +215,8 @@ class _Connection:
 
     async def _exchange(self, head: Head, event: h11.Request) -> bool:
         """Serve one request; return whether the connection can take another."""
-        body = RequestBody(self, head.length, self._h11.they_are_waiting_for_100_continue)
-        if body.complete:
-            self._h11.next_event()  # h11.EndOfMessage; of other bodies h11 sees nothing
+        body = RequestBody(self, head.length, head.expectation == CONTINUE)
+        self._writer, self._closing = AnswerWriter(), not head.persists
         request = Request(
             event.method.decode("ascii"),
             head.path,
@@ -228,7 +232,7 @@ class _Connection:
         fairness = self.transport.fairness
         fairness.busy += 1
         try:
-            await self._answer(record, event)
+            await self._answer(record, head)
         except (_ClientGone, _SourceBroken) as error:
             record.error = record.error or str(error)
             return False
@@ -241,20 +245,20 @@ class _Connection:
             self._report(record)
         return await self._make_ready(body)
 
-    async def _answer(self, record: Record, event: h11.Request) -> None:
+    async def _answer(self, record: Record, head: Head) -> None:
         response: Response | None = None
         rest: AsyncIterator[bytes] | None = None
         try:
             try:
-                response = _unmet_expectation(event) or await self._handler(record.request)
+                response = _unmet_expectation(head) or await self._handler(record.request)
                 first, rest = await first_piece(record.request, response)
-                head = self._event(record, response, self._must_close(record))
+                begin = self._head(record, response, head)
             except Exception as error:
                 broken, response = response, None
                 await close_all(rest, broken and broken.body)
                 response, first, rest = self._failure(record, error), b"", None
-                head = self._event(record, response, self._must_close(record))
-            await self._send_answer(record, response, head, first, rest)
+                begin = self._head(record, response, head)
+            await self._send_answer(record, response, begin, first, rest)
         finally:
             await close_all(rest, response and response.body)
 
@@ -281,75 +285,77 @@ class _Connection:
         # Whoever waits for 100-continue may send the content after our answer, or not: nobody could tell.
         return not body.complete and (body.expects or body.least_left > self.limits.drain_bytes)
 
-    def _event(self, record: Record, response: Response, close: bool) -> h11.Response:
-        """The head of an answer. Raises h11.LocalProtocolError for one that could not be sent."""
-        length = content_length(record.request, response)
-        return h11.Response(
-            status_code=response.status,
-            reason=REASONS.get(response.status, b""),
-            headers=fields(response, length, record.request.id, close),
+    def _head(self, record: Record, response: Response, head: Head) -> bytes:
+        """The head of an answer, and whether the connection ends after it. Raises AnswerError if it cannot be sent."""
+        self._closing = self._closing or self._must_close(record)
+        return self._writer.head(
+            response,
+            content_length(record.request, response),
+            record.request.id,
+            content=not has_no_content(record.request, response),
+            close=self._closing,
+            chunks=head.modern,
         )
 
     async def _send_answer(
-        self, record: Record, response: Response, head: h11.Response, first: bytes, rest: AsyncIterator[bytes] | None
+        self, record: Record, response: Response, head: bytes, first: bytes, rest: AsyncIterator[bytes] | None
     ) -> None:
-        parts = self._encode(head)
+        writer, content = self._writer, response.body
         record.status = response.status
-        content = response.body
         if isinstance(content, bytes) or has_no_content(record.request, response):
-            begin = self.transport.sent + sum(map(len, parts))
+            begin = self.transport.sent + len(head)
+            parts: tuple[bytes, ...] = (head,)
             if isinstance(content, bytes) and content and not has_no_content(record.request, response):
-                parts += self._encode(h11.Data(data=content))
+                parts = (head, *writer.content(content))
             try:
-                await self._send(*parts, *self._encode(h11.EndOfMessage()))
+                await self._send(*parts)
             finally:
                 record.bytes_out = max(0, self.transport.sent - begin)
+            writer.end()
         elif rest is not None:
-            await self._send_pieces(record, parts, first, rest)
+            await self._send_pieces(record, head, first, rest)
         elif is_content(content) and content.file is not None:
-            await self._send(*parts)
+            await self._send(head)
             await self._send_file(record, content, content.file)
 
-    async def _send_pieces(self, record: Record, parts: list[bytes], first: bytes, rest: AsyncIterator[bytes]) -> None:
+    async def _send_pieces(self, record: Record, head: bytes, first: bytes, rest: AsyncIterator[bytes]) -> None:
+        writer = self._writer
+        parts: list[bytes] = [head]
         piece: bytes | None = first
         try:
             while piece is not None:
-                if piece:
-                    parts += self._encode(h11.Data(data=piece))
-                if parts:
-                    await self._send(*parts)
+                parts += writer.content(piece)
+                await self._send(*parts)
                 record.bytes_out += len(piece)
                 parts = []
                 piece = await anext(rest, None)
-            parts = self._encode(h11.EndOfMessage())
+            end = writer.end()
         except _ClientGone:
             raise
         except Exception as error:  # its source failed, or it was longer or shorter than it had said
             raise self._broken(record, error) from error
-        await self._send(*parts)
+        await self._send(end)
 
     async def _send_file(self, record: Record, content: Content, file: int) -> None:
-        if content.length:
-            # h11 only counts it: see "sendfile" in its documentation.
-            self._encode(h11.Data(data=cast(bytes, Promised(content.length))))
-            begin = self.transport.sent
-            try:
-                await self.transport.send_file(
-                    file,
-                    content.start,
-                    content.length,
-                    timeout=self.limits.write_timeout,
-                    least_rate=self.limits.min_rate,
-                )
-            except trio.BrokenResourceError as error:
-                raise _ClientGone("the client has gone") from error
-            except trio.TooSlowError as error:
-                raise self._too_slow() from error
-            except (OSError, EOFError) as error:
-                raise self._broken(record, error) from error
-            finally:
-                record.bytes_out = self.transport.sent - begin
-        await self._send(*self._encode(h11.EndOfMessage()))
+        self._writer.promise(content.length)
+        begin = self.transport.sent
+        try:
+            await self.transport.send_file(
+                file,
+                content.start,
+                content.length,
+                timeout=self.limits.write_timeout,
+                least_rate=self.limits.min_rate,
+            )
+        except trio.BrokenResourceError as error:
+            raise _ClientGone("the client has gone") from error
+        except trio.TooSlowError as error:
+            raise self._too_slow() from error
+        except (OSError, EOFError) as error:
+            raise self._broken(record, error) from error
+        finally:
+            record.bytes_out = self.transport.sent - begin
+        self._writer.end()
 
     def _broken(self, record: Record, error: Exception) -> _SourceBroken:
         """The answer cannot be ended: cut the connection, so that nobody takes it for whole."""
@@ -357,16 +363,12 @@ class _Connection:
         logger.error("answer %s broke off: %s %s", request.id, request.method, mask_path(request.path), exc_info=error)
         return _SourceBroken(f"{type(error).__name__}: {error}")
 
-    def _encode(self, event: h11.Event) -> list[bytes]:
-        parts = self._h11.send_with_data_passthrough(event)
-        assert parts is not None
-        return parts
-
     async def _send(self, *parts: bytes) -> None:
-        if len(parts) > 1 and sum(map(len, parts)) <= JOIN_BYTES:
-            parts = (b"".join(parts),)
-        if not parts:
+        size = sum(map(len, parts))
+        if not size:
             return
+        if len(parts) > 1 and size <= JOIN_BYTES:
+            parts = (b"".join(parts),)
         try:
             await self.transport.send(*parts, timeout=self.limits.write_timeout, least_rate=self.limits.min_rate)
         except trio.BrokenResourceError as error:
@@ -408,11 +410,10 @@ class _Connection:
 
     async def say_continue(self) -> None:
         """Ask for the content, unless it is coming already or the answer has begun. Raises BodyError."""
-        if self.received or self._h11.our_state is not h11.SEND_RESPONSE:
+        if self.received or self._writer.begun:
             return
         try:
-            event = h11.InformationalResponse(status_code=100, headers=[], reason=REASONS[100])
-            await self._send(*self._encode(event))
+            await self._send(wire.CONTINUE)
         except _ClientGone as error:
             raise BodyError(str(error), None) from error
 
@@ -420,7 +421,7 @@ class _Connection:
 
     async def _make_ready(self, body: RequestBody) -> bool:
         """Bring the connection to where the next head begins; False: it has to be closed."""
-        if self._h11.our_state is not h11.DONE:  # h11.MUST_CLOSE: one of us has said so
+        if self._closing:
             if self._ending.begun or self.received or not body.complete:
                 await self._linger()
             return False
@@ -431,10 +432,6 @@ class _Connection:
             if not drained:
                 await self._linger()
                 return False
-        if self._h11.their_state is h11.DONE:
-            self._h11.start_next_cycle()
-        else:
-            self._h11 = h11.Connection(h11.SERVER)
         return True
 
     async def _linger(self) -> None:
@@ -451,13 +448,18 @@ class _Connection:
                 left -= count
 
 
-def _unmet_expectation(event: h11.Request) -> Response | None:
-    """RFC 9110 10.1.1: 417 for an expectation that is not 100-continue; in HTTP/1.0 it is ignored."""
-    if event.http_version >= b"1.1":
-        for name, value in event.headers:
-            if name == b"expect" and value.lower() != b"100-continue":
-                return plain(417, "nothing but 100-continue can be expected")
-    return None
+def _parse(raw: bytes) -> h11.Request:
+    """A whole head, as h11 reads it. Raises h11.RemoteProtocolError."""
+    parser = h11.Connection(h11.SERVER)
+    parser.receive_data(raw)
+    return cast(h11.Request, parser.next_event())
+
+
+def _unmet_expectation(head: Head) -> Response | None:
+    """RFC 9110 10.1.1: 417 for an expectation that is not 100-continue."""
+    if head.expectation in (None, CONTINUE):
+        return None
+    return plain(417, "nothing but 100-continue can be expected")
 
 
 def _is_only(kind: type[Exception], error: Exception) -> bool:

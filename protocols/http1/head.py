@@ -12,6 +12,8 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from enseada.limits import Limits
 
 EMPTY_LINES = 4
@@ -20,6 +22,8 @@ METHOD_BYTES = 32
 """The longest method; the longest that is registered has 17 letters (UPDATEREDIRECTREF)."""
 LINE_SLACK = 64
 """Bytes of a request line beside its target: the method, the version, two spaces and the line's end."""
+CONTINUE = b"100-continue"
+"""The one expectation that there is (RFC 9110 10.1.1)."""
 MAX_DIGITS = 18
 """Digits of a Content-Length: what follows is counted in 64 bits by somebody."""
 
@@ -50,6 +54,12 @@ class Head(NamedTuple):
     """The authority asked for; empty if the client named none."""
     length: int | None
     """Bytes of content, 0 where there is none; None: chunked."""
+    modern: bool = True
+    """It is HTTP/1.1: chunks and 100-continue are known."""
+    persists: bool = True
+    """The client lets the connection live on after the answer (RFC 9112 9.3)."""
+    expectation: bytes | None = None
+    """What is expected of us beside an answer, in lower case; None: nothing (RFC 9110 10.1.1)."""
 
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110 5.6.2
@@ -59,8 +69,10 @@ _HEAD = re.compile(
     rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])\r\n((?:" + _TOKEN + rb":" + _VALUE + rb"\r\n)*)\r\n"
 )
 _FIELD_LINE = re.compile(_TOKEN + rb":" + _VALUE)
-# The fields that decide about framing and routing. Each begins a line: fields never contain a line's end.
-_DECIDING = re.compile(rb"(?:^|\n)(host|content-length|transfer-encoding):([^\r]*)", re.IGNORECASE)
+# The fields that decide about framing, routing and the connection. Each begins a line, and none contains a line's end.
+_DECIDING = re.compile(
+    rb"(?:^|\n)(host|content-length|transfer-encoding|connection|expect):([^\r]*)", re.IGNORECASE
+)
 _TLS_HANDSHAKE = 0x16  # the content type that a ClientHello begins with (RFC 8446 5.1)
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _DIGITS = re.compile(rb"[0-9]{1,%d}" % MAX_DIGITS)
@@ -168,14 +180,20 @@ def check(head: bytes, limits: Limits) -> Head:
         raise HeadError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
     if fields.count(b"\n") > limits.head_count:
         raise HeadError(431, f"more than {limits.head_count} header fields")
-    hosts: list[bytes] = []
-    lengths: list[bytes] = []
-    codings: list[bytes] = []
+    found: dict[bytes, list[bytes]] = {}
     for name, value in _DECIDING.findall(fields):
-        first = name[0] | 0x20
-        (hosts if first == 0x68 else lengths if first == 0x63 else codings).append(value.strip(b" \t"))
+        found.setdefault(name.lower(), []).append(value.strip(b" \t"))
     target = split_target(method, raw_target)
-    return Head(target.path, target.query, _host(hosts, version, target), _framing(lengths, codings, version))
+    modern = version == b"1.1"
+    return Head(
+        target.path,
+        target.query,
+        _host(found.get(b"host", ()), version, target),
+        _framing(found.get(b"content-length", ()), found.get(b"transfer-encoding", ()), version),
+        modern,
+        modern and not _says_close(found.get(b"connection", ())),
+        _expectation(found.get(b"expect", ())) if modern else None,
+    )
 
 
 def split_target(method: bytes, raw: bytes) -> Target:
@@ -207,7 +225,21 @@ def _is_authority(text: str) -> bool:
     return match is not None and (match[1] is None or 1 <= int(match[1]) <= _LAST_PORT)
 
 
-def _host(hosts: list[bytes], version: bytes, target: Target) -> str:
+def _says_close(values: Sequence[bytes]) -> bool:
+    return any(option.strip(b" \t") == b"close" for value in values for option in value.lower().split(b","))
+
+
+def _expectation(values: Sequence[bytes]) -> bytes | None:
+    """What has to be met: the one thing that can be, or the first that cannot."""
+    expectation = None
+    for value in values:
+        expectation = value.lower()
+        if expectation != CONTINUE:
+            break
+    return expectation
+
+
+def _host(hosts: Sequence[bytes], version: bytes, target: Target) -> str:
     if len(hosts) > 1:
         raise HeadError(400, "more than one Host")
     if not hosts:
@@ -220,7 +252,7 @@ def _host(hosts: list[bytes], version: bytes, target: Target) -> str:
     return target.authority or host
 
 
-def _framing(lengths: list[bytes], codings: list[bytes], version: bytes) -> int | None:
+def _framing(lengths: Sequence[bytes], codings: Sequence[bytes], version: bytes) -> int | None:
     """Where the content ends (RFC 9112 6.3), if it says so once and clearly."""
     if codings:
         if lengths:

@@ -1,6 +1,6 @@
 """Mutates request heads, and compares with h11 what we accept: ``python -m tests.protocols.http1.fuzz --cases N``.
 
-One rule: what `head.check` accepts, h11 accepts, with the same method, target, fields and framing.
+One rule: what `head.check` accepts, h11 accepts, with the same method, target, fields and framing, and for as long.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import random
 import h11
 
 from enseada.limits import Limits
-from enseada.protocols.http1.head import Head, HeadError, check
+from enseada.protocols.http1.head import CONTINUE, Head, HeadError, check
 
 LIMITS = Limits()
 SEEDS = [
@@ -66,6 +66,8 @@ def assert_h11_agrees(head: bytes, meaning: Head) -> None:
         elif name == b"transfer-encoding":
             length = None
     assert length == meaning.length
+    assert meaning.modern == (event.http_version == b"1.1")
+    assert (meaning.expectation == CONTINUE) <= connection.they_are_waiting_for_100_continue
     # What h11 would do with content must be what was just concluded from its fields.
     following = connection.next_event()
     if length == 0:
@@ -75,6 +77,8 @@ def assert_h11_agrees(head: bytes, meaning: Head) -> None:
         connection.receive_data(b"0\r\n\r\n" if length is None else b"x")
         after = connection.next_event()
         assert isinstance(after, h11.EndOfMessage if length is None else h11.Data)
+    if connection.their_state in (h11.DONE, h11.MUST_CLOSE):
+        assert meaning.persists == (connection.their_state is h11.DONE)
     hosts = [value.decode("latin-1") for name, value in theirs if name == b"host"]
     if event.target.startswith(b"/"):
         assert (meaning.path + "?" + meaning.query).rstrip("?") == event.target.decode().rstrip("?")

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enseada.limits import Limits
-from enseada.protocols.http1.head import EMPTY_LINES, METHOD_BYTES, Head, HeadBuffer, HeadError, check, split_target
+from enseada.protocols.http1.head import (
+    CONTINUE,
+    EMPTY_LINES,
+    METHOD_BYTES,
+    Head,
+    HeadBuffer,
+    HeadError,
+    check,
+    split_target,
+)
 from tests.protocols.http1 import fuzz
 
 LIMITS = Limits()
@@ -135,7 +144,16 @@ def test_refused(head: bytes, status: int) -> None:
         (b"GET / HTTP/1.1\r\nHost: a:1\r\n\r\n", Head("/", "", "a:1", 0)),
         (b"GET / HTTP/1.1\r\nHost: a:65535\r\n\r\n", Head("/", "", "a:65535", 0)),
         (with_fields(start=b"M" * METHOD_BYTES + b" / HTTP/1.1"), Head("/", "", "example.org", 0)),
-        (b"GET / HTTP/1.0\r\n\r\n", Head("/", "", "", 0)),
+        (b"GET / HTTP/1.0\r\n\r\n", Head("/", "", "", 0, modern=False, persists=False)),
+        (
+            b"GET / HTTP/1.0\r\nConnection: keep-alive\r\nExpect: 100-continue\r\n\r\n",
+            Head("/", "", "", 0, modern=False, persists=False),
+        ),
+        (with_fields(b"Connection: keep-alive"), Head("/v2/", "", "example.org", 0)),
+        (with_fields(b"Connection: TE", b"connection: a ,\tCLOSE"), Head("/v2/", "", "example.org", 0, persists=False)),
+        (with_fields(b"Expect: 100-Continue"), Head("/v2/", "", "example.org", 0, expectation=CONTINUE)),
+        (with_fields(b"Expect: 100-continue", b"expect: tea"), Head("/v2/", "", "example.org", 0, expectation=b"tea")),
+        (with_fields(b"Expect:"), Head("/v2/", "", "example.org", 0, expectation=b"")),
     ],
 )
 def test_accepted(head: bytes, meaning: Head) -> None:
