@@ -6,6 +6,8 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
     from enseada.http import Request
     from enseada.requestbody import RequestBody
@@ -14,8 +16,7 @@ CLIENT_GONE = 499
 """The status that the log has for a request whose client did not wait for the answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(msgspec.Struct, frozen=True):
     """A request that is over, for the log and the metrics."""
 
     method: str

@@ -15,6 +15,7 @@ import select
 import threading
 import time
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
 import msgspec
@@ -42,6 +43,11 @@ SHOWN_PARAMS = frozenset(
     }
 )  # fmt: skip
 """Query parameters whose values may be in a log; all others, signatures among them, are hidden."""
+
+_LEVELS = {logging.INFO: "info", logging.ERROR: "error"}
+_root = logging.getLogger(ROOT)
+_requests = logging.getLogger(REQUESTS)
+_configured: LineWriter | None = None  # what `configure` has set up
 
 # npm: DELETE /-/user/token/TOKEN, DELETE /-/npm/v1/tokens/token/KEY, where KEY may be the token itself.
 _SECRET_PATH = re.compile(r"(/-/(?:user|npm/v1/tokens)/token/)[^/]+", re.IGNORECASE)
@@ -113,14 +119,29 @@ def target(exchange: Exchange) -> str:
 
 
 def log_exchange(exchange: Exchange, logger: logging.Logger | None = None) -> None:
-    """Write the line of a request that is over: an error if we failed it, info otherwise."""
-    logger = logger or logging.getLogger(REQUESTS)
+    """Write the line of a request that is over: an error if we failed it, info otherwise.
+
+    Where `configure` alone listens the line goes straight to it: what `logging` does on the way costs twice as much.
+    """
+    logger = logger or _requests
     level = logging.INFO if exchange.status < 500 else logging.ERROR
     if not logger.isEnabledFor(level):
+        return
+    if logger is _requests and _configured is not None and _is_only_listener(_configured):
+        _configured.write_exchange(level, exchange)
         return
     # Made by hand: Logger.info would look up the caller's frame for every request.
     record = logger.makeRecord(logger.name, level, "", 0, "%(method)s %(target)s %(status)s", (fields(exchange),), None)
     logger.handle(record)
+
+
+def _is_only_listener(writer: LineWriter) -> bool:
+    """Whether what is said to the logger of requests reaches ``writer``, unchanged, and nobody else."""
+    return (
+        _root.handlers == [writer]
+        and not (_root.propagate or _requests.handlers or _requests.filters or writer.filters)
+        and _requests.propagate
+    )
 
 
 def fields(exchange: Exchange) -> dict[str, Any]:
@@ -148,37 +169,57 @@ def _request(record: logging.LogRecord) -> dict[str, Any] | None:
 
 def _stamp(created: float) -> str:
     """RFC 3339 with milliseconds, in UTC."""
-    milliseconds = int(created * 1000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000)) + f".{milliseconds % 1000:03}Z"
+    seconds, milliseconds = divmod(int(created * 1000), 1000)
+    return f"{_second(seconds)}.{milliseconds:03}Z"
 
 
-class JSONFormatter(logging.Formatter):
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+class ExchangeFormatter(logging.Formatter):
+    """One that can do without a LogRecord for a request's line."""
+
+    def line(self, created: float, level: int, request: dict[str, Any]) -> str:
+        """The line of a request, whose `fields` these are; ``created``: seconds since 1970."""
+        raise NotImplementedError
+
+
+class JSONFormatter(ExchangeFormatter):
     """One JSON object a line."""
 
     def __init__(self) -> None:
         super().__init__()
         self._encoder = msgspec.json.Encoder()
 
+    def line(self, created: float, level: int, request: dict[str, Any]) -> str:
+        line = {"time": _stamp(created), "level": _LEVELS[level], "logger": REQUESTS, **request}
+        return self._encoder.encode(line).decode()
+
     def format(self, record: logging.LogRecord) -> str:
+        request = _request(record)
+        if request is not None:
+            return self.line(record.created, record.levelno, request)
         line: dict[str, Any] = {"time": _stamp(record.created), "level": record.levelname.lower()}
         line["logger"] = record.name
-        request = _request(record)
-        if request is None:
-            line["message"] = escape(record.getMessage())
-        else:
-            line |= request
+        line["message"] = escape(record.getMessage())
         if record.exc_info:
             line["traceback"] = "\n".join(_traceback(self, record.exc_info))
         return self._encoder.encode(line).decode()
 
 
-class TextFormatter(logging.Formatter):
+class TextFormatter(ExchangeFormatter):
     """One line for people; a traceback follows, indented, so that no text in it can pass for a line of its own."""
+
+    def line(self, created: float, level: int, request: dict[str, Any]) -> str:
+        return f"{_stamp(created)} {_LEVELS[level]:<7} {_sentence(request)}"
 
     def format(self, record: logging.LogRecord) -> str:
         request = _request(record)
-        said = escape(record.getMessage()) if request is None else _sentence(request)
-        line = f"{_stamp(record.created)} {record.levelname.lower():<7} {said}"
+        if request is not None:
+            return self.line(record.created, record.levelno, request)
+        line = f"{_stamp(record.created)} {record.levelname.lower():<7} {escape(record.getMessage())}"
         if record.exc_info:
             line += "".join(f"\n    {each}" for each in _traceback(self, record.exc_info))
         return line
@@ -202,8 +243,10 @@ class LineWriter(logging.Handler):
     many they were.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, formatter: ExchangeFormatter) -> None:
         super().__init__()
+        self.setFormatter(formatter)
+        self._exchanges = formatter
         self._write = _writer(stream)
         self._lock = threading.Lock()
         self._lines: list[str] = []
@@ -228,6 +271,14 @@ class LineWriter(logging.Handler):
         except Exception:
             self.handleError(record)
             return
+        self._queue(line)
+
+    def write_exchange(self, level: int, exchange: Exchange) -> None:
+        """Queue the line of a request."""
+        if level >= self.level:
+            self._queue(self._exchanges.line(time.time(), level, fields(exchange)) + "\n")
+
+    def _queue(self, line: str) -> None:
         with self._lock:
             if self._dropped or (self._lines and self._characters + len(line) > QUEUE_CHARACTERS):
                 self._dropped += 1
@@ -319,18 +370,18 @@ def configure(format: Literal["auto", "text", "json"], level: str, stream: TextI
     ``auto`` is text where the stream is a terminal. Lines do not go to the root logger meanwhile. The end waits up to
     `FLUSH_TIMEOUT` for lines that are still to be written.
     """
-    logger = logging.getLogger(ROOT)
-    handler = LineWriter(stream)
+    global _configured
     text = format == "text" or (format == "auto" and stream.isatty())
-    handler.setFormatter(TextFormatter() if text else JSONFormatter())
-    before = (logger.level, logger.propagate)
-    logger.addHandler(handler)
-    logger.setLevel(level.upper())
-    logger.propagate = False
+    handler = LineWriter(stream, TextFormatter() if text else JSONFormatter())
+    before = (_root.level, _root.propagate, _configured)
+    _root.addHandler(handler)
+    _root.setLevel(level.upper())
+    _root.propagate = False
+    _configured = handler
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before[0])
-        logger.propagate = before[1]
+        _root.removeHandler(handler)
+        _root.setLevel(before[0])
+        _root.propagate, _configured = before[1:]
         handler.close()

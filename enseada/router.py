@@ -6,8 +6,8 @@ on which object it is; nobody is let through to a handler that did not ask.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from enseada.http import RegistryError
 
@@ -28,7 +28,8 @@ class Route:
 
     ``pattern`` is matched against the whole path after the prefix; its named groups become parameters. ``action`` on
     ``object`` (a text with ``{parameters}``) is the right that it needs; ``action`` None: whoever asks, known or not.
-    ``open``: the handler finds out by itself who asks.
+    ``open``: the handler finds out by itself who asks. ``next_to_last``: what the last segment but one is in every path
+    that the pattern matches, if that is always the same; then the route is found by it, and not tried for other paths.
     """
 
     method: str
@@ -37,14 +38,14 @@ class Route:
     action: Action | None = None
     object: str = ""
     open: bool = False
+    next_to_last: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """A request's route, found."""
 
     route: Route
-    params: Params = field(default_factory=dict)
+    params: Params
 
     @property
     def object(self) -> str:
@@ -80,12 +81,23 @@ class Table:
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self.routes = tuple(routes)
+        self._anywhere = tuple(each for each in routes if each.next_to_last is None)
+        fixed = {each.next_to_last for each in routes} - {None}
+        self._by_segment = {
+            segment: tuple(each for each in routes if each.next_to_last in (None, segment)) for segment in fixed
+        }
 
     def find(self, method: str, path: str) -> Call:
         """The first route that matches. Raises RegistryError: 404, or 405 with Allow if another method would do."""
         allowed: list[str] = []
-        for route in self.routes:
-            match = route.pattern.fullmatch(path)
+        stop = path.rfind("/")
+        segment = path[path.rfind("/", 0, max(0, stop)) + 1 : stop] if stop > 0 else ""
+        tried: re.Pattern[str] | None = None
+        match: re.Match[str] | None = None
+        for route in self._by_segment.get(segment, self._anywhere):
+            if route.pattern is not tried:  # the same for several methods
+                tried = route.pattern
+                match = tried.fullmatch(path)
             if match is not None:
                 if route.method == method:
                     return Call(route, match.groupdict())

@@ -58,9 +58,13 @@ class OCI:
         async def token_route(request: Request, params: Params, subject: Subject) -> Response:
             return await tokens.token(request)
 
-        def route(methods: str, pattern: str, handler: RouteHandler, action: Action) -> list[Route]:
-            compiled = re.compile(f"/(?P<name>.+)/{pattern}")
-            return [Route(method, compiled, handler, action, image("{name}")) for method in methods.split()]
+        def route(methods: str, folder: str, last: str, handler: RouteHandler, action: Action) -> list[Route]:
+            compiled = re.compile(f"/(?P<name>.+)/{folder}/{last}")
+            segment = folder.rpartition("/")[2]
+            return [
+                Route(method, compiled, handler, action, image("{name}"), next_to_last=segment)
+                for method in methods.split()
+            ]
 
         anywhere = re.compile("/?")
         catalog = re.compile("/_catalog")
@@ -72,18 +76,19 @@ class OCI:
                 Route("GET", endpoint, token_route, open=True),
                 Route("POST", endpoint, token_route, open=True),
                 Route("GET", catalog, lists.catalog, Action.READ, CATALOG),
-                *route("GET HEAD", "manifests/(?P<reference>[^/]+)", manifests.get, Action.READ),
-                *route("PUT", "manifests/(?P<reference>[^/]+)", manifests.put, Action.WRITE),
-                *route("DELETE", "manifests/(?P<reference>[^/]+)", manifests.delete, Action.DELETE),
-                *route("POST", "blobs/uploads/?", uploads.begin, Action.WRITE),
-                *route("PATCH", "blobs/uploads/(?P<upload>[^/]+)", uploads.append, Action.WRITE),
-                *route("PUT", "blobs/uploads/(?P<upload>[^/]+)", uploads.finish, Action.WRITE),
-                *route("GET", "blobs/uploads/(?P<upload>[^/]+)", uploads.status, Action.WRITE),
-                *route("DELETE", "blobs/uploads/(?P<upload>[^/]+)", uploads.cancel, Action.WRITE),
-                *route("GET HEAD", "blobs/(?P<digest>[^/]+)", blobs.get, Action.READ),
-                *route("DELETE", "blobs/(?P<digest>[^/]+)", blobs.delete, Action.DELETE),
-                *route("GET", "tags/list", lists.tags, Action.READ),
-                *route("GET", "referrers/(?P<digest>[^/]+)", lists.referrers, Action.READ),
+                *route("GET HEAD", "manifests", "(?P<reference>[^/]+)", manifests.get, Action.READ),
+                *route("PUT", "manifests", "(?P<reference>[^/]+)", manifests.put, Action.WRITE),
+                *route("DELETE", "manifests", "(?P<reference>[^/]+)", manifests.delete, Action.DELETE),
+                *route("POST", "blobs/uploads", "", uploads.begin, Action.WRITE),
+                *route("POST", "blobs", "uploads", uploads.begin, Action.WRITE),
+                *route("PATCH", "blobs/uploads", "(?P<upload>[^/]+)", uploads.append, Action.WRITE),
+                *route("PUT", "blobs/uploads", "(?P<upload>[^/]+)", uploads.finish, Action.WRITE),
+                *route("GET", "blobs/uploads", "(?P<upload>[^/]+)", uploads.status, Action.WRITE),
+                *route("DELETE", "blobs/uploads", "(?P<upload>[^/]+)", uploads.cancel, Action.WRITE),
+                *route("GET HEAD", "blobs", "(?P<digest>[^/]+)", blobs.get, Action.READ),
+                *route("DELETE", "blobs", "(?P<digest>[^/]+)", blobs.delete, Action.DELETE),
+                *route("GET", "tags", "list", lists.tags, Action.READ),
+                *route("GET", "referrers", "(?P<digest>[^/]+)", lists.referrers, Action.READ),
             ]
         )
 
