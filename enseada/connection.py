@@ -1,7 +1,8 @@
 """One connection: requests in, answers out, one after the other.
 
 The rule: the loop never guesses where a message ends. What cannot be framed is refused and the connection closed;
-what breaks off is cut so that the other side sees it. h11 reads the heads of requests; content passes by it.
+what breaks off is cut so that the other side sees it. h11 is asked about every head that says more than most; content
+passes by it.
 
 Deadlines are for single waits. Those for a head move the deadline of the connection's one cancel scope; the others
 are the transport's, and cost nothing where it need not wait.
@@ -28,7 +29,7 @@ from enseada.requestbody import SHARED_BYTES, RequestBody, SharedBuffer
 from enseada.wire import AnswerWriter, plain, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from enseada.http import Handler
     from enseada.transport import Transport
@@ -43,7 +44,7 @@ LINGER_BYTES = 16 * MIB
 """Bytes that are thrown away, at most, so that a client that is still sending gets its answer and not a reset."""
 
 
-_NO_HEAD = Head("-", "", "", 0)
+_NO_HEAD = Head("-", "-", "", [], "", 0)
 """Stands for a head that was refused."""
 
 
@@ -148,14 +149,14 @@ class _Connection:
                 if raw is None:
                     return
                 head = check(raw, self.limits)
-                event = _parse(raw)
+                fields = head.fields if head.usual else _ask_h11(raw)
             except HeadError as error:
                 await self._refuse(error)
                 return
             except h11.RemoteProtocolError as error:  # no such case is known: see tests/protocols/http1/fuzz.py
                 await self._refuse(HeadError(400, str(error)))
                 return
-            if not await self._exchange(head, event):
+            if not await self._exchange(head, fields):
                 return
 
     # -- the head
@@ -213,15 +214,15 @@ class _Connection:
 
     # -- one exchange
 
-    async def _exchange(self, head: Head, event: h11.Request) -> bool:
+    async def _exchange(self, head: Head, fields: Iterable[tuple[bytes, bytes]]) -> bool:
         """Serve one request; return whether the connection can take another."""
         body = RequestBody(self, head.length, head.expectation == CONTINUE)
         self._writer, self._closing = AnswerWriter(), not head.persists
         request = Request(
-            event.method.decode("ascii"),
+            head.method,
             head.path,
             head.query,
-            Headers(event.headers),
+            Headers(fields),
             body,
             self._scheme,
             host=head.host or "localhost",
@@ -448,11 +449,11 @@ class _Connection:
                 left -= count
 
 
-def _parse(raw: bytes) -> h11.Request:
-    """A whole head, as h11 reads it. Raises h11.RemoteProtocolError."""
+def _ask_h11(raw: bytes) -> Iterable[tuple[bytes, bytes]]:
+    """The fields of a head, whole, as h11 reads them. Raises h11.RemoteProtocolError."""
     parser = h11.Connection(h11.SERVER)
     parser.receive_data(raw)
-    return cast(h11.Request, parser.next_event())
+    return cast(h11.Request, parser.next_event()).headers
 
 
 def _unmet_expectation(head: Head) -> Response | None:

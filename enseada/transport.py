@@ -142,6 +142,9 @@ class SocketTransport:
                 count = self._socket.recv_into(buffer)
             except BlockingIOError:
                 self._begin_turn()
+                if timeout == math.inf:  # a scope costs as much as the waiting
+                    await trio.lowlevel.wait_readable(self._socket)
+                    continue
                 with trio.fail_after(timeout):
                     await trio.lowlevel.wait_readable(self._socket)
             except OSError as error:
