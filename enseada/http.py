@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol, TypeAlias
 from urllib.parse import parse_qsl
 
 Chunk: TypeAlias = bytes | memoryview
 """Bytes lent by whoever yields them: valid only until the consumer's next ``await``."""
+
+
+@lru_cache(maxsize=256)
+def _key(name: str) -> bytes:
+    return name.lower().encode("ascii")
 
 
 class Headers:
@@ -39,17 +45,17 @@ class Headers:
         """Append a field. Raises ValueError if the value holds CR, LF or NUL, or is not latin-1."""
         if "\r" in value or "\n" in value or "\0" in value:
             raise ValueError(f"the value of {name} holds a line break: {value!r}")
-        self.raw.append((name.lower().encode("ascii"), value.encode("latin-1")))
+        self.raw.append((_key(name), value.encode("latin-1")))
 
     def set(self, name: str, value: str) -> None:
         """Replace every field of that name by one."""
-        key = name.lower().encode("ascii")
+        key = _key(name)
         self.raw = [pair for pair in self.raw if pair[0] != key]
         self.add(name, value)
 
     def get(self, name: str) -> str | None:
         """The value of the first field of that name, or None."""
-        key = name.lower().encode("ascii")
+        key = _key(name)
         for field_name, value in self.raw:
             if field_name == key:
                 return value.decode("latin-1")
@@ -57,7 +63,7 @@ class Headers:
 
     def get_all(self, name: str) -> list[str]:
         """The values of all fields of that name, in order."""
-        key = name.lower().encode("ascii")
+        key = _key(name)
         return [value.decode("latin-1") for field_name, value in self.raw if field_name == key]
 
     def __contains__(self, name: str) -> bool:

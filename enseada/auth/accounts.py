@@ -19,7 +19,7 @@ import secrets
 import time
 import unicodedata
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -218,7 +218,8 @@ class Accounts:
     async def _replace_hash(self, document: Document, fresh: str) -> Document:
         """Store an account with a hash made anew; return it as it is now. Nothing depends on whether it succeeds."""
         try:
-            stored = await self._documents.put(replace(document, data={**document.data, "password": fresh}))
+            data = {**document.data, "password": fresh}
+            stored = await self._documents.put(Document(document.id, data, document.rev))
         except DocumentError as failure:
             # Also Conflict: somebody changed the account meanwhile, or did the same. A later login tries again.
             log.info("a hash by today's settings was not stored: %s", failure)

@@ -10,10 +10,8 @@ import base64
 import binascii
 import time
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from enseada.auth.docker_scopes import grants
 from enseada.auth.policy import ANONYMOUS
 from enseada.auth.tokens import Kind, TokenError, TokenExpired
 from enseada.http import RegistryError
@@ -109,7 +107,7 @@ class Authenticator:
             if subject is None or subject.generation != claims.generation:
                 raise unauthorized("the token's account is gone, disabled, or has another password by now")
         assert subject is not None
-        return replace(subject, scopes=grants(claims.access)) if kind is Kind.ACCESS else subject
+        return subject.narrowed(claims.grants) if kind is Kind.ACCESS else subject
 
     def _header(self, request: Request) -> tuple[str, str]:
         values = request.headers.get_all("authorization")

@@ -8,9 +8,10 @@ Objects are texts: ``oci:team/api/base`` is an image by its whole name, ``regist
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
+
+import msgspec
 
 CATALOG = "registry:catalog"
 """The object whose reading is listing the names of all images."""
@@ -33,16 +34,14 @@ def image(name: str) -> str:
     return f"oci:{name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """What a token allows at most on one object."""
 
     object: str
     actions: frozenset[Action]
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(msgspec.Struct, frozen=True):
     """Who asks, as was authenticated for this request."""
 
     name: str
@@ -53,16 +52,19 @@ class Subject:
     generation: str = ""
     """Changes with the account's credentials: a token of an older generation is void."""
 
+    def narrowed(self, scopes: tuple[Grant, ...] | None) -> Subject:
+        """The same subject with a token's limits."""
+        return msgspec.structs.replace(self, scopes=scopes)
+
     def unscoped(self) -> Subject:
         """The same subject without its token's limits: for what is the subject's own right, as a mount's source."""
-        return replace(self, scopes=None)
+        return self.narrowed(None)
 
 
 ANONYMOUS = Subject("anonymous", "anonymous")
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """The answer, and a sentence that names action and object and, where the answer is no, what was missing."""
 
     allowed: bool

@@ -16,12 +16,14 @@ import secrets
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 import msgspec
 
+from enseada.auth.docker_scopes import grants
 from enseada.auth.documents import UnusableDocument, read_as
 from enseada.protocols.oci.scopes import Access
 from enseada.storage.documents.once import get_or_create_once
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
     from jwt.types import Options
 
-    from enseada.auth.policy import Subject
+    from enseada.auth.policy import Grant, Subject
     from enseada.storage.documents.base import DocumentStore
 
 ALGORITHM = "EdDSA"
@@ -90,7 +92,7 @@ class _KeyData(msgspec.Struct, frozen=True, kw_only=True):
     private: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Claims:
     """What a token says."""
 
@@ -103,6 +105,11 @@ class Claims:
     expires: int
     """Seconds since the epoch, as ``issued``."""
     id: str
+
+    @cached_property
+    def grants(self) -> tuple[Grant, ...]:
+        """What ``access`` allows at most."""
+        return grants(self.access)
 
 
 class TokenSigner:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from enseada.storage.documents.base import DocumentStore
     from enseada.uploads import Uploads
 
+_ALWAYS = ((b"docker-distribution-api-version", b"registry/2.0"), (b"x-content-type-options", b"nosniff"))
 TRIES = 8
 """Times that something is done again that somebody else was faster with."""
 
@@ -132,8 +133,7 @@ def reply(
 ) -> Response:
     """An answer, with what is in every answer of this format."""
     headers = Headers.of(fields)
-    headers.add("Docker-Distribution-Api-Version", "registry/2.0")
-    headers.add("X-Content-Type-Options", "nosniff")
+    headers.raw += _ALWAYS
     if content_type is not None:
         headers.add("Content-Type", content_type)
     return Response(status, headers, body, length)

@@ -10,6 +10,7 @@ takes as long for it as all the rest of a small request.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -231,6 +232,7 @@ def split_target(method: bytes, raw: bytes) -> Target:
     return Target(path, query or "", authority)
 
 
+@lru_cache(maxsize=64)
 def _is_authority(text: str) -> bool:
     match = _AUTHORITY.fullmatch(text)
     return match is not None and (match[1] is None or 1 <= int(match[1]) <= _LAST_PORT)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from enseada.http import Headers
@@ -15,8 +14,7 @@ _MAX_DIGITS = 19
 """Digits of an offset: more of them are beyond any content."""
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(NamedTuple):
     """What to answer: ``status`` 200, 206, 304, 412 or 416, and for 200 and 206 the bytes from start up to stop."""
 
     status: int

@@ -8,16 +8,17 @@ Every store passes tests/storage/document_suite.py whole. All of it is anyio: it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping  # noqa: TC003  # msgspec reads the annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(msgspec.Struct, frozen=True):
     """A document. ``rev`` is None until it was stored; a put needs the revision that it replaces."""
 
     id: str
@@ -46,8 +47,7 @@ class Unknown(DocumentError):
     """The store may have done it, or may yet do it. Read before trying again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """A hint that a document changed: read it to know. ``seq`` is opaque and goes back into `changes`."""
 
     seq: str

@@ -130,7 +130,12 @@ class SQLiteStore:
     async def get(self, id: str) -> Document | None:
         """See `DocumentStore.get`. Inline: it takes microseconds and gives no other task its turn."""
         rules.check_id(id)
-        rows = await self._read(id, lambda: self._reader.execute(GET, (id,)).fetchall())
+        if self._closed:
+            raise anyio.ClosedResourceError
+        try:
+            rows = self._reader.execute(GET, (id,)).fetchall()
+        except sqlite3.DatabaseError:
+            rows = await self._read(id, lambda: self._reader.execute(GET, (id,)).fetchall())
         for rev, body in rows:
             return Document(id, rules.decode(body), rev)
         return None

@@ -7,7 +7,7 @@ be compared with what comes of every order in which the racers might have gone.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from enseada.formats.oci_content import INLINE_BYTES
@@ -199,7 +199,7 @@ class World:
     async def fresh(self, documents: DocumentStore | None = None, blobs: MemoryBlobs | None = None) -> Client:
         """A registry that has them, over a `Gate`. The bytes are shared: no run removes another's."""
         gate = Gate(documents or MemoryDocuments())
-        for result in await gate.put_many([replace(document, rev=None) for document in self.documents]):
+        for result in await gate.put_many([Document(each.id, each.data) for each in self.documents]):
             assert isinstance(result, Document), result
         return (await client_of(gate, blobs or self.blobs, anonymous="push")).anonymous
 

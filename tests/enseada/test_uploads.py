@@ -12,6 +12,7 @@ import trio.testing
 from enseada.http import BodyError, RegistryError
 from enseada.protocols.digests import Digest
 from enseada.storage.blobs.memory import MemoryStore as MemoryBlobs
+from enseada.storage.documents.base import Document
 from enseada.storage.documents.memory import MemoryStore as MemoryDocuments
 from enseada.uploads import UploadPolicy
 from tests.enseada.upload_world import NOW, LentBody, World, new_session, payload
@@ -95,7 +96,7 @@ async def test_a_hash_state_that_cannot_be_used_is_as_good_as_none(state: str | 
     document = await world.document(session)
     assert document is not None
     saved = {**document.data["saved"], "hash": state}
-    await world.documents.put(replace(document, data={**document.data, "saved": saved}))
+    await world.documents.put(Document(document.id, {**document.data, "saved": saved}, document.rev))
     await world.put(session, CONTENT[10:], DIGEST)
     assert await world.blob(DIGEST) == CONTENT
 

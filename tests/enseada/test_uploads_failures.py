@@ -308,7 +308,7 @@ async def test_who_finds_that_another_has_the_session_does_not_write_over_it() -
         await upload.receive(LentBody(CONTENT[10:20]))
         document = await world.document(session)
         assert document is not None
-        theirs = await world.documents.put(replace(document, data={**document.data, "holder": "another"}))
+        theirs = await world.documents.put(Document(document.id, {**document.data, "holder": "another"}, document.rev))
         with pytest.raises(Conflict):
             await upload.rest()
         await upload.abandon()

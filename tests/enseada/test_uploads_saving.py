@@ -17,7 +17,7 @@ from enseada.protocols.oci.upload import Input
 from enseada.storage.blobs.local import LocalStore
 from enseada.storage.blobs.memory import MemoryStore as MemoryBlobs
 from enseada.storage.blobs.memory import MemoryWriter
-from enseada.storage.documents.base import Conflict, Unavailable, Unknown
+from enseada.storage.documents.base import Conflict, Document, Unavailable, Unknown
 from enseada.storage.documents.memory import MemoryStore as MemoryDocuments
 from enseada.storage.documents.sqlite import SQLiteStore
 from enseada.upload import Upload
@@ -141,7 +141,7 @@ async def test_who_has_lost_the_session_takes_no_more_bytes() -> None:
         async with world.uploads.open(session, Input.PATCH) as upload:
             document = await world.document(session)
             assert document is not None
-            await world.documents.put(replace(document, data={**document.data, "holder": "another"}))
+            await world.documents.put(Document(document.id, {**document.data, "holder": "another"}, document.rev))
             await upload.receive(body)
 
     with pytest.raises(Conflict):

@@ -52,7 +52,7 @@ async def no_thread(accounts: Accounts) -> AsyncIterator[anyio.CapacityLimiter]:
 async def change(documents: MemoryStore, name: str, **fields: Any) -> None:
     document = await documents.get(f"user:{name}")
     assert document is not None
-    await documents.put(replace(document, data={**document.data, **fields}))
+    await documents.put(Document(document.id, {**document.data, **fields}, document.rev))
 
 
 async def add(documents: MemoryStore, accounts: Accounts, name: str, **fields: Any) -> None:
@@ -453,7 +453,7 @@ async def test_a_renewed_hash_never_undoes_a_change(documents: MemoryStore, sett
         if gets == 2:
             gets += 1
             assert found is not None
-            await documents.put(replace(found, data={**found.data, "disabled": True}))
+            await documents.put(Document(found.id, {**found.data, "disabled": True}, found.rev))
         return found
 
     documents.get = disabled_after_the_last_look  # type: ignore[method-assign]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -141,7 +140,7 @@ async def test_bearer_narrows(parts: Parts) -> None:
 async def test_a_bearer_of_nobody_is_anonymous_and_narrowed(parts: Parts) -> None:
     token = parts.signer.issue(ANONYMOUS, [], parts.clock(), 300)
     subject = await parts.authenticator.authenticate(request(f"Bearer {token}"))
-    assert subject == replace(ANONYMOUS, scopes=())
+    assert subject == ANONYMOUS.narrowed(())
 
 
 async def test_a_token_runs_out(parts: Parts) -> None:
