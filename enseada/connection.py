@@ -17,14 +17,23 @@ from typing import TYPE_CHECKING, cast
 import h11
 import trio
 
-from enseada.answer import CLOSE_TIMEOUT, Promised, close_all, content_length, first_piece, has_no_content, is_content
+from enseada.answer import (
+    CLOSE_TIMEOUT,
+    Promised,
+    close_all,
+    content_length,
+    first_piece,
+    has_no_content,
+    instead,
+    is_content,
+)
 from enseada.exchange import Exchange, Record, new_id
-from enseada.http import BodyError, Content, Headers, RegistryError, Request, Response
+from enseada.http import BodyError, Content, Headers, Request, Response
 from enseada.limits import KIB, MIB, Limits
 from enseada.logs import mask_path
 from enseada.protocols.http1.head import Head, HeadBuffer, HeadError, check
 from enseada.requestbody import SHARED_BYTES, RequestBody, SharedBuffer
-from enseada.wire import REASONS, fields, plain, refusal
+from enseada.wire import REASONS, fields, plain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -260,18 +269,10 @@ class _Connection:
 
     def _failure(self, record: Record, error: Exception) -> Response:
         """What is said instead of an answer. Raises _ClientGone where there is nobody to say it to."""
-        broken = record.body.error
-        if broken is not None and _is_only(BodyError, error):
-            record.error = str(broken)
-            if broken.status is None:
-                raise _ClientGone(str(broken)) from error
-            return plain(broken.status, str(broken))
-        record.error = f"{type(error).__name__}: {error}"
-        if isinstance(error, RegistryError):
-            return refusal(error)
-        request = record.request
-        logger.error("request %s failed: %s %s", request.id, request.method, mask_path(request.path), exc_info=error)
-        return plain(500, f"internal error, request {request.id}")
+        record.error, response = instead(record.request, error, record.body.error)
+        if response is None:
+            raise _ClientGone(record.error) from error
+        return response
 
     def _must_close(self, record: Record) -> bool:
         """Whether the answer is the last, because the server ends or too much of the request would follow it."""
@@ -458,10 +459,3 @@ def _unmet_expectation(event: h11.Request) -> Response | None:
             if name == b"expect" and value.lower() != b"100-continue":
                 return plain(417, "nothing but 100-continue can be expected")
     return None
-
-
-def _is_only(kind: type[Exception], error: Exception) -> bool:
-    """Whether ``error`` is of that kind, or a group in which nothing else is."""
-    if isinstance(error, ExceptionGroup):
-        return all(_is_only(kind, each) for each in error.exceptions)
-    return isinstance(error, kind)
