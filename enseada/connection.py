@@ -33,6 +33,7 @@ from enseada.limits import KIB, MIB, Limits
 from enseada.logs import mask_path
 from enseada.protocols.http1.head import Head, HeadBuffer, HeadError, check
 from enseada.requestbody import SHARED_BYTES, RequestBody, SharedBuffer
+from enseada.transport import StreamTransport
 from enseada.wire import REASONS, fields, plain
 
 if TYPE_CHECKING:
@@ -79,21 +80,24 @@ def shared_buffer() -> SharedBuffer:
 
 
 async def serve_connection(
-    transport: Transport,
+    transport: Transport | trio.abc.Stream,
     handler: Handler,
     *,
-    limits: Limits,
+    limits: Limits | None = None,
     scheme: str = "http",
     on_exchange: Callable[[Exchange], None] | None = None,
     ending: Ending | None = None,
 ) -> None:
     """Serve one connection to its end, and close it.
 
-    ``scheme`` is that of the URLs by which clients reach us; ``on_exchange`` is called after each request, and must
-    neither block nor raise; ``ending`` is shared by the connections of one server. A client that goes away is no
-    error. Cancelled: the request under way is cancelled, its answer cut, and the connection closed.
+    ``transport`` may be any trio stream. ``limits``: what the client may ask of us; None: the defaults. ``scheme`` is
+    that of the URLs by which clients reach us; ``on_exchange`` is called after each request, and must neither block nor
+    raise; ``ending`` is shared by the connections of one server. A client that goes away is no error. Cancelled: the
+    request under way is cancelled, its answer cut, and the connection closed.
     """
-    connection = _Connection(transport, handler, limits, scheme, on_exchange, ending or Ending())
+    if isinstance(transport, trio.abc.Stream):
+        transport = StreamTransport(transport)
+    connection = _Connection(transport, handler, limits or Limits(), scheme, on_exchange, ending or Ending())
     try:
         await connection.serve()
     except _ClientGone:
