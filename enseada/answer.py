@@ -46,12 +46,17 @@ def content_length(request: Request, response: Response) -> int | None:
     return length
 
 
-async def first_piece(request: Request, response: Response) -> tuple[bytes, AsyncIterator[bytes] | None]:
-    """Begin to read an answer's content, so that a source which fails at once can still be told by a status."""
+async def first_piece(
+    request: Request, response: Response, *, by_file: bool = True
+) -> tuple[bytes, AsyncIterator[bytes] | None]:
+    """Begin to read an answer's content, so that a source which fails at once can still be told by a status.
+
+    ``by_file``: whoever asks sends what is in a file from there, and does not have it read.
+    """
     body = response.body
     if isinstance(body, bytes) or has_no_content(request, response):
         return b"", None
-    if is_content(body) and body.file is not None:
+    if by_file and is_content(body) and body.file is not None:
         return b"", None
     pieces = aiter(body)
     return await anext(pieces, b""), pieces

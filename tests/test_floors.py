@@ -50,6 +50,7 @@ FLOORS: Mapping[str, int] = {
     "enseada.websocket": 5,
     "enseada.asgiapp": 5,
     "enseada.build": 6,
+    "enseada.embedding": 6,
     "enseada.serving": 6,
     "enseada.cli": 6,
     "enseada.__main__": 6,
