@@ -1,4 +1,4 @@
-"""The content of an answer: whether there is any, how long it is, and where it is read from.
+"""The content of an answer: whether there is any, how long it is, where it is read from, and what is said instead.
 
 One rule: whatever an answer was read from is closed, also when the answer is never sent.
 """
@@ -9,6 +9,10 @@ import logging
 from typing import TYPE_CHECKING, TypeGuard
 
 import anyio
+
+from enseada.http import BodyError, RegistryError
+from enseada.logs import mask_path
+from enseada.wire import plain, refusal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,12 +46,17 @@ def content_length(request: Request, response: Response) -> int | None:
     return length
 
 
-async def first_piece(request: Request, response: Response) -> tuple[bytes, AsyncIterator[bytes] | None]:
-    """Begin to read an answer's content, so that a source which fails at once can still be told by a status."""
+async def first_piece(
+    request: Request, response: Response, *, by_file: bool = True
+) -> tuple[bytes, AsyncIterator[bytes] | None]:
+    """Begin to read an answer's content, so that a source which fails at once can still be told by a status.
+
+    ``by_file``: whoever asks sends what is in a file from there, and does not have it read.
+    """
     body = response.body
     if isinstance(body, bytes) or has_no_content(request, response):
         return b"", None
-    if is_content(body) and body.file is not None:
+    if by_file and is_content(body) and body.file is not None:
         return b"", None
     pieces = aiter(body)
     return await anext(pieces, b""), pieces
@@ -63,3 +72,24 @@ async def close_all(*sources: object) -> None:
                     await close()
                 except Exception:
                     logger.exception("an answer's content could not be closed")
+
+
+def instead(request: Request, error: Exception, broken: BodyError | None) -> tuple[str, Response | None]:
+    """What is logged and answered where there is no answer, because of ``error``; None: there is nobody to be told.
+
+    ``broken``: what was the matter with the request's content, if anything was.
+    """
+    if broken is not None and _is_only(BodyError, error):
+        return str(broken), None if broken.status is None else plain(broken.status, str(broken))
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, RegistryError):
+        return said, refusal(error)
+    logger.error("request %s failed: %s %s", request.id, request.method, mask_path(request.path), exc_info=error)
+    return said, plain(500, f"internal error, request {request.id}")
+
+
+def _is_only(kind: type[Exception], error: Exception) -> bool:
+    """Whether ``error`` is of that kind, or a group in which nothing else is."""
+    if isinstance(error, ExceptionGroup):
+        return all(_is_only(kind, each) for each in error.exceptions)
+    return isinstance(error, kind)

@@ -1,4 +1,4 @@
-"""The registry: from a Request to a Response, whoever carries them.
+"""The application: from a Request to a Response, whoever carries them.
 
 The way of a request: find the format by its prefix and the route in its table, authenticate, ask whether the subject
 may, call the handler. Every failure is translated here, once, into the dialect of its format.
@@ -32,7 +32,7 @@ READY_PROBE = "ready"
 """The id of a document that is never there: that it can be asked for is what `/-/ready` says."""
 
 
-class Registry:
+class Application:
     """An `enseada.http.Handler`: the formats, and what they share. Made by `enseada.build.open_registry`."""
 
     def __init__(
@@ -49,6 +49,11 @@ class Registry:
         self._authenticator = authenticator
         self._authorizer = authorizer
         self._uploads = uploads
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """The paths under which the formats live, without a slash at their ends."""
+        return tuple(each.prefix for each in self._formats)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from enseada.app import Registry
+    from enseada.app import Application
     from enseada.auth.policy import Authorizer
     from enseada.config import Settings
     from enseada.storage.blobs.base import BlobStore
@@ -47,7 +47,7 @@ class StartError(Exception):
 class Opened:
     """A registry whose stores are open, and the password of ``admin`` if one was made."""
 
-    registry: Registry
+    registry: Application
     admin_password: str | None
 
 
@@ -111,7 +111,7 @@ async def open_registry(
 
     ``authorizer``: who may do what; None: as the settings say. Raises what ``documents`` raises.
     """
-    from enseada.app import Registry
+    from enseada.app import Application
     from enseada.auth.accounts import Accounts
     from enseada.auth.authenticate import Authenticator
     from enseada.auth.policy import Authorizer
@@ -154,8 +154,8 @@ async def open_registry(
     # Last, since whoever made the account must live to tell its password.
     given = settings.admin_password
     made = await accounts.ensure_admin(None if given is None else given.value)
-    registry = Registry([OCI(stores, authorizer, tokens)], authenticator, authorizer, uploads, settings.public_url)
-    return Opened(registry, made)
+    formats = [OCI(stores, authorizer, tokens)]
+    return Opened(Application(formats, authenticator, authorizer, uploads, settings.public_url), made)
 
 
 async def _secret(documents: DocumentStore, id: str) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 import re
 import tomllib
 import types
@@ -330,6 +331,15 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, obje
         bad = "argon2_lanes" if sources["argon2_memory"] == DEFAULT else "argon2_memory"
         raise ConfigError(f"{bad}, from {sources[bad]}, cannot be used: each lane of argon2 needs 8 KiB of memory")
     return Loaded(settings, sources)
+
+
+def load_settings(file: Path | str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings as the command does: from a TOML file, and from variables named ``ENSEADA_…``.
+
+    ``file``: its path; None: the one that ENSEADA_CONFIG names, if it names one. ``environ``: the variables; None:
+    those of this process. What a program decides by itself it puts in with `dataclasses.replace`. Raises ConfigError.
+    """
+    return load(None if file is None else Path(file), os.environ if environ is None else environ, {}).settings
 
 
 def _known(name: str, known: Mapping[str, Setting], where: str) -> Setting:

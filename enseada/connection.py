@@ -19,14 +19,15 @@ import h11
 import trio
 
 from enseada import wire
-from enseada.answer import CLOSE_TIMEOUT, close_all, content_length, first_piece, has_no_content, is_content
+from enseada.answer import CLOSE_TIMEOUT, close_all, content_length, first_piece, has_no_content, instead, is_content
 from enseada.exchange import Exchange, Record, new_id
-from enseada.http import BodyError, Content, Headers, RegistryError, Request, Response
+from enseada.http import BodyError, Content, Headers, Request, Response
 from enseada.limits import KIB, MIB, Limits
 from enseada.logs import mask_path
 from enseada.protocols.http1.head import CONTINUE, Head, HeadBuffer, HeadError, check
 from enseada.requestbody import SHARED_BYTES, RequestBody, SharedBuffer
-from enseada.wire import AnswerWriter, plain, refusal
+from enseada.transport import StreamTransport
+from enseada.wire import AnswerWriter, plain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -76,21 +77,24 @@ def shared_buffer() -> SharedBuffer:
 
 
 async def serve_connection(
-    transport: Transport,
+    transport: Transport | trio.abc.Stream,
     handler: Handler,
     *,
-    limits: Limits,
+    limits: Limits | None = None,
     scheme: str = "http",
     on_exchange: Callable[[Exchange], None] | None = None,
     ending: Ending | None = None,
 ) -> None:
     """Serve one connection to its end, and close it.
 
-    ``scheme`` is that of the URLs by which clients reach us; ``on_exchange`` is called after each request, and must
-    neither block nor raise; ``ending`` is shared by the connections of one server. A client that goes away is no
-    error. Cancelled: the request under way is cancelled, its answer cut, and the connection closed.
+    ``transport`` may be any trio stream. ``limits``: what the client may ask of us; None: the defaults. ``scheme`` is
+    that of the URLs by which clients reach us; ``on_exchange`` is called after each request, and must neither block nor
+    raise; ``ending`` is shared by the connections of one server. A client that goes away is no error. Cancelled: the
+    request under way is cancelled, its answer cut, and the connection closed.
     """
-    connection = _Connection(transport, handler, limits, scheme, on_exchange, ending or Ending())
+    if isinstance(transport, trio.abc.Stream):
+        transport = StreamTransport(transport)
+    connection = _Connection(transport, handler, limits or Limits(), scheme, on_exchange, ending or Ending())
     try:
         await connection.serve()
     except _ClientGone:
@@ -265,18 +269,10 @@ class _Connection:
 
     def _failure(self, record: Record, error: Exception) -> Response:
         """What is said instead of an answer. Raises _ClientGone where there is nobody to say it to."""
-        broken = record.body.error
-        if broken is not None and _is_only(BodyError, error):
-            record.error = str(broken)
-            if broken.status is None:
-                raise _ClientGone(str(broken)) from error
-            return plain(broken.status, str(broken))
-        record.error = f"{type(error).__name__}: {error}"
-        if isinstance(error, RegistryError):
-            return refusal(error)
-        request = record.request
-        logger.error("request %s failed: %s %s", request.id, request.method, mask_path(request.path), exc_info=error)
-        return plain(500, f"internal error, request {request.id}")
+        record.error, response = instead(record.request, error, record.body.error)
+        if response is None:
+            raise _ClientGone(record.error) from error
+        return response
 
     def _must_close(self, record: Record) -> bool:
         """Whether the answer is the last, because the server ends or too much of the request would follow it."""
@@ -461,10 +457,3 @@ def _unmet_expectation(head: Head) -> Response | None:
     if head.expectation in (None, CONTINUE):
         return None
     return plain(417, "nothing but 100-continue can be expected")
-
-
-def _is_only(kind: type[Exception], error: Exception) -> bool:
-    """Whether ``error`` is of that kind, or a group in which nothing else is."""
-    if isinstance(error, ExceptionGroup):
-        return all(_is_only(kind, each) for each in error.exceptions)
-    return isinstance(error, kind)

@@ -15,20 +15,23 @@ import socket
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import trio
 
 from enseada.connection import Ending, serve_connection
+from enseada.limits import Limits
+from enseada.streamlistener import StreamListener, address_of
 from enseada.transport import SocketTransport
 from enseada.values import parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
 
     from enseada.exchange import Exchange
     from enseada.http import Handler
-    from enseada.limits import Limits
+    from enseada.transport import Transport
 
 logger = logging.getLogger("enseada.server")
 
@@ -45,6 +48,8 @@ RESERVED_FILES = 64
 """File descriptors that are kept for everything but connections: listeners, stores, the log."""
 FILES_A_CONNECTION = 2
 """File descriptors that a connection may need: its own, and the content's that it receives or sends."""
+GRACE = 30.0
+"""Seconds that requests under way have to finish when the server ends, unless another time is asked for."""
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 
@@ -61,6 +66,17 @@ class Listener:
     """Where clients find it: ``http://127.0.0.1:9623``, or ``http+unix:///run/enseada.sock``."""
     path: str | None = None
     """The file of a unix socket."""
+    scheme: ClassVar[str] = "http"
+
+    async def accept(self) -> SocketTransport:
+        """The next connection. Raises OSError."""
+        while True:
+            try:
+                accepted = self.socket.accept()[0]
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self.socket)
+            else:
+                return SocketTransport(accepted, _peer(accepted))
 
     def close(self) -> None:
         """Stop listening, and remove a unix socket's file. Safe any number of times."""
@@ -69,6 +85,33 @@ class Listener:
             if self.path is not None:
                 with suppress(OSError):
                     os.unlink(self.path)
+
+    async def aclose(self) -> None:
+        """As `close`."""
+        self.close()
+
+
+AnyListener: TypeAlias = "Listener | StreamListener | socket.socket | trio.abc.Listener[Any]"
+"""What can be served: our own listeners, and what a host hands in."""
+
+
+def adopt(listener: AnyListener) -> Listener | StreamListener:
+    """A listener of our own over what a host hands in: a bound socket, which listens from now on, or trio's."""
+    if isinstance(listener, Listener | StreamListener):
+        return listener
+    if isinstance(listener, trio.abc.Listener):
+        return StreamListener(listener)
+    if listener.family in (socket.AF_INET, socket.AF_INET6):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return Listener(listener, address_of(listener))
+
+
+async def close_listeners(listeners: Iterable[Listener | StreamListener]) -> None:
+    """Close all of them, also when cancelled."""
+    for listener in listeners:
+        await listener.aclose()
 
 
 async def open_listeners(addresses: Iterable[str], *, unix_mode: int = UNIX_MODE) -> list[Listener]:
@@ -119,8 +162,7 @@ def _listen_tcp(family: socket.AddressFamily, where: tuple[str, int], address: s
     except OSError as error:
         listening.close()
         raise _explain(address, error) from error
-    host, port = listening.getsockname()[:2]
-    return Listener(listening, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+    return Listener(listening, address_of(listening))
 
 
 def _listen_unix(path: str, mode: int) -> Listener:
@@ -168,25 +210,32 @@ def _reason(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
-async def serve_listeners(
+async def serve_http(
     handler: Handler,
-    listeners: Sequence[Listener],
+    listeners: Iterable[AnyListener],
     *,
-    limits: Limits,
-    grace: float,
+    limits: Limits | None = None,
+    grace: float = GRACE,
     shutdown: trio.Event | None = None,
     scheme: str = "http",
     on_exchange: Callable[[Exchange], None] | None = None,
-    task_status: trio.TaskStatus[Sequence[Listener]] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[Sequence[Listener | StreamListener]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve clients of ``listeners``, which it owns, until ``shutdown`` is set or it is cancelled.
+
+    ``handler`` is any ``async def handler(request: Request) -> Response``, called once for each request, for many at a
+    time. ``listeners`` are what `open_listeners` opened, bound sockets, or trio's own (`trio.SSLListener`, one over
+    memory streams); they are reported through ``task_status``, each with its ``address``. ``limits``: what a client may
+    ask of us; None: the defaults. ``scheme`` is that of the URLs by which clients reach us, where a proxy in front of
+    us speaks TLS. ``on_exchange`` is called after each request, and must neither block nor raise.
 
     Either way it ends gracefully: the listeners close, idle connections close, and requests under way may go on for
     ``grace`` seconds, their answers being the last of their connections. What is left then is cancelled, and waited
     for: handlers and transports bound the time that this takes. With a ``grace`` of 0 they are cancelled at once, and
     so they are when it is cancelled after ``shutdown`` was set: whoever wishes twice does not want to wait.
     """
-    server = _Server(handler, limits, scheme, on_exchange)
+    adopted = [adopt(each) for each in listeners]
+    server = _Server(handler, limits or Limits(), scheme, on_exchange)
     wish = trio.Event()
     shielded = trio.CancelScope(shield=True)
     try:
@@ -197,19 +246,17 @@ async def serve_listeners(
                 async with trio.open_nursery() as connections:
                     with trio.CancelScope() as accepting:
                         async with trio.open_nursery() as acceptors:
-                            for listener in listeners:
+                            for listener in adopted:
                                 acceptors.start_soon(server.accept, listener, connections)
-                            task_status.started(listeners)
+                            task_status.started(adopted)
                             await wish.wait()
                             accepting.cancel()
-                    for listener in listeners:
-                        listener.close()
+                    await close_listeners(adopted)
                     server.ending.begin()
                     shielded.deadline = trio.current_time() + grace
             watching.cancel_scope.cancel()
     finally:
-        for listener in listeners:
-            listener.close()
+        await close_listeners(adopted)
 
 
 async def _notice(shutdown: trio.Event, wish: trio.Event, shielded: trio.CancelScope) -> None:
@@ -254,23 +301,22 @@ class _Server:
         self._room = trio.Semaphore(connection_limit(limits.connections))
         self._complained = -math.inf
 
-    async def accept(self, listener: Listener, connections: trio.Nursery) -> None:
+    async def accept(self, listener: Listener | StreamListener, connections: trio.Nursery) -> None:
         """Accept connections, and serve each in a task of ``connections``, until cancelled."""
         while True:
             await self._room.acquire()
             try:
-                accepted = await self._accept_one(listener)
+                transport = await self._accept_one(listener)
             except BaseException:
                 self._room.release()
                 raise
-            connections.start_soon(self._serve, accepted)
+            scheme = self._scheme if listener.scheme == "http" else listener.scheme
+            connections.start_soon(self._serve, transport, scheme)
 
-    async def _accept_one(self, listener: Listener) -> socket.socket:
+    async def _accept_one(self, listener: Listener | StreamListener) -> Transport:
         while True:
             try:
-                return listener.socket.accept()[0]
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(listener.socket)
+                return await listener.accept()
             except OSError as error:
                 if error.errno in _NO_ROOM:
                     self._complain(error)
@@ -285,21 +331,19 @@ class _Server:
             self._complained = now
             logger.warning("cannot accept connections: %s", error.strerror)
 
-    async def _serve(self, accepted: socket.socket) -> None:
+    async def _serve(self, transport: Transport, scheme: str) -> None:
         try:
-            transport = SocketTransport(accepted, _peer(accepted))
             await serve_connection(
                 transport,
                 self._handler,
                 limits=self._limits,
-                scheme=self._scheme,
+                scheme=scheme,
                 on_exchange=self._on_exchange,
                 ending=self.ending,
             )
         except Exception:
             logger.exception("a connection failed")
         finally:
-            accepted.close()
             self._room.release()
 
 

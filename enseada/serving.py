@@ -2,63 +2,95 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import trio
 
 from enseada.build import StartError, open_stores, start_registry
 from enseada.logs import log_exchange
-from enseada.server import ListenError, open_listeners, serve_listeners
+from enseada.server import ListenError, adopt, close_listeners, open_listeners, serve_http
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from enseada.config import Settings
+    from enseada.server import AnyListener, Listener
+    from enseada.streamlistener import StreamListener
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    """What a start made: the printable addresses, the data folder, and the password of ``admin`` if one was made."""
+class Started(Sequence["Listener | StreamListener"]):
+    """What a start made: a sequence of its listeners, each with its ``address``, and what else is to be told."""
 
-    addresses: list[str]
+    listeners: Sequence[Listener | StreamListener]
     data: Path
+    """The data folder."""
     admin_password: str | None
+    """The password of ``admin``, if one was made: it is told nowhere else, and never again."""
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where clients find it: ``http://127.0.0.1:9623``, or ``http+unix:///run/enseada.sock``."""
+        return [listener.address for listener in self.listeners]
+
+    @overload
+    def __getitem__(self, index: int) -> Listener | StreamListener: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Listener | StreamListener]: ...
+
+    def __getitem__(
+        self, index: int | slice
+    ) -> Listener | StreamListener | Sequence[Listener | StreamListener]:
+        return self.listeners[index]
+
+    def __len__(self) -> int:
+        return len(self.listeners)
 
 
 async def serve(
     settings: Settings,
     *,
-    shutdown: trio.Event,
+    listeners: Iterable[AnyListener] | None = None,
+    shutdown: trio.Event | None = None,
     task_status: trio.TaskStatus[Started] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until ``shutdown`` is set, then end gracefully; reports `Started`. Raises StartError.
+    """Serve a registry in this process until ``shutdown`` is set or it is cancelled, and leave nothing behind.
 
-    Cancelled: requests are cancelled, uploads under way are saved, and everything is closed.
+    It keeps everything in the folder ``settings.data`` and listens on ``settings.listen``, unless ``listeners`` are
+    given (see `serve_http`), which it then owns. ``await nursery.start(enseada.serve, settings)`` returns when clients
+    can connect, with a sequence of the listeners (`Started`). Raises StartError.
+
+    Either way it ends gracefully: requests under way have ``settings.grace`` seconds to finish, and are cancelled then;
+    uploads that were cancelled are saved, and their clients can go on with them after the next start.
     """
-    async with open_stores(settings) as (documents, store):
-        # The addresses first: the first start makes the password of ``admin``, and must live to tell it.
-        try:
-            listeners = await open_listeners(settings.listen)
-        except ListenError as reason:
-            raise StartError(str(reason)) from reason
-        try:
+    # What is handed in is ours from the first moment, so that it is closed also where the start fails.
+    given = None if listeners is None else [adopt(each) for each in listeners]
+    try:
+        async with open_stores(settings) as (documents, store):
+            if given is None:
+                # Before the registry: the first start makes the password of ``admin``, and must live to tell it.
+                try:
+                    given = [*await open_listeners(settings.listen)]
+                except ListenError as reason:
+                    raise StartError(str(reason)) from reason
             opened = await start_registry(settings, documents, store)
             async with opened.registry.running(), trio.open_nursery() as nursery:
-                await nursery.start(
+                started: Sequence[Listener | StreamListener] = await nursery.start(
                     partial(
-                        serve_listeners,
+                        serve_http,
                         opened.registry,
-                        listeners,
+                        given,
                         limits=settings.limits,
                         grace=settings.grace,
                         shutdown=shutdown,
                         on_exchange=log_exchange,
                     )
                 )
-                addresses = [listener.address for listener in listeners]
-                task_status.started(Started(addresses, settings.data.absolute(), opened.admin_password))
-        finally:
-            for listener in listeners:
-                listener.close()
+                task_status.started(Started(started, settings.data.absolute(), opened.admin_password))
+    finally:
+        await close_listeners(given or ())

@@ -224,7 +224,7 @@ def split_target(method: bytes, raw: bytes) -> Target:
     if match is None:
         raise HeadError(400, "the request target is neither a path nor an http URL")
     authority, path, query = match.group(1, 2, 3)
-    if not _is_authority(authority):
+    if not is_authority(authority):
         raise HeadError(400, "the request target has no valid host")
     if not path:
         # RFC 9112 3.2.4: OPTIONS for a URL without path or query is the asterisk form.
@@ -233,7 +233,8 @@ def split_target(method: bytes, raw: bytes) -> Target:
 
 
 @lru_cache(maxsize=64)
-def _is_authority(text: str) -> bool:
+def is_authority(text: str) -> bool:
+    """Whether ``text`` is a host, perhaps with a port, as they are accepted here."""
     match = _AUTHORITY.fullmatch(text)
     return match is not None and (match[1] is None or 1 <= int(match[1]) <= _LAST_PORT)
 
@@ -260,7 +261,7 @@ def _host(hosts: Sequence[bytes], version: bytes, target: Target) -> str:
             raise HeadError(400, "no Host")
         return target.authority or ""
     host = hosts[0].decode("latin-1")
-    if host and not _is_authority(host):  # empty is valid: a client that knows no authority says so
+    if host and not is_authority(host):  # empty is valid: a client that knows no authority says so
         raise HeadError(400, "Host is no valid host")
     return target.authority or host
 

@@ -1,11 +1,12 @@
 """The official OCI conformance suite against `enseada serve`: nothing fails, and nothing is skipped.
 
 The suite is pinned in tests/clients/install. It runs for the specification as released and for its main branch, with a
-login and without one.
+login and without one; and against the registry as an ASGI application under uvicorn, on asyncio.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,13 +28,33 @@ DISABLED = {
 """What the suite leaves out of itself for that version of the specification. Nothing else may be left out."""
 
 
-@pytest.mark.parametrize("login", [True, False], ids=["login", "anonymous"])
-@pytest.mark.parametrize("version", ["1.1", "dev"])
-def test_conformance(version: str, login: bool, tmp_path: Path, counts: list[str]) -> None:
+SERVE = (sys.executable, "-m", "enseada")
+UVICORN = (sys.executable, "-m", "tests.hosts", "uvicorn", "none", "/")
+
+
+@pytest.mark.parametrize(
+    ("program", "version", "login"),
+    [
+        pytest.param(SERVE, "1.1", True, id="1.1-login"),
+        pytest.param(SERVE, "1.1", False, id="1.1-anonymous"),
+        pytest.param(SERVE, "dev", True, id="dev-login"),
+        pytest.param(SERVE, "dev", False, id="dev-anonymous"),
+        pytest.param(UVICORN, "1.1", True, id="1.1-login-uvicorn"),
+        pytest.param(UVICORN, "dev", False, id="dev-anonymous-uvicorn"),
+    ],
+)
+def test_conformance(
+    program: tuple[str, ...],
+    version: str,
+    login: bool,
+    tmp_path: Path,
+    counts: list[str],
+    request: pytest.FixtureRequest,
+) -> None:
     need("conformance")
     options = () if login else ("--anonymous", "push")
     results = tmp_path / "results"
-    with serving(tmp_path / "registry", *options, login=login) as registry:
+    with serving(tmp_path / "registry", *options, login=login, program=program) as registry:
         shell = Shell.at(
             tmp_path,
             OCI_REGISTRY=registry.host,
@@ -54,7 +75,7 @@ def test_conformance(version: str, login: bool, tmp_path: Path, counts: list[str
         assert (results / "junit.xml").exists(), str(ended)
         report = parse_junit((results / "junit.xml").read_text())
         summary = parse_results((results / "results.yaml").read_text())
-    counts.append(f"conformance {version} {'login' if login else 'anonymous'}: {report}")
+    counts.append(f"conformance {request.node.callspec.id}: {report}")
 
     assert not report.failures, "failed:\n" + "\n".join(report.failures)
     assert not report.skips, "skipped:\n" + "\n".join(report.skips)

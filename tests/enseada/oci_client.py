@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from enseada.app import Registry
+    from enseada.app import Application
     from enseada.auth.policy import Subject
     from enseada.http import Body, Chunk, Response
     from enseada.storage.blobs.base import BlobStore
@@ -165,7 +165,7 @@ class Image:
 class Client:
     """Somebody with certain credentials, at a registry that is mounted at ``root_path``."""
 
-    registry: Registry
+    registry: Application
     documents: DocumentStore
     blobs: BlobStore
     authorization: str | None = None

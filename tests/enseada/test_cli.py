@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 from enseada import __version__, cli
 from enseada.build import StartError
 from enseada.config import SETTINGS, Settings, load
+from enseada.server import Listener
 from enseada.serving import Started
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ def test_version_and_help() -> None:
 
 
 ADDRESSES = ["http://0.0.0.0:1", "http://[::]:2", "unix:/run/e.sock"]
+CLOSED = socket.socket()
+CLOSED.close()
 
 
 class Served:
@@ -111,7 +114,7 @@ class Served:
     async def __call__(
         self, settings: Settings, *, shutdown: trio.Event, task_status: trio.TaskStatus[Started]
     ) -> None:
-        task_status.started(Started(self.addresses, Path("/data"), self.password))
+        task_status.started(Started([Listener(CLOSED, each) for each in self.addresses], Path("/data"), self.password))
         for number in self.signals:
             os.kill(os.getpid(), number)
             await shutdown.wait()

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from enseada.build import open_registry
-from enseada.server import open_listeners, serve_listeners
+from enseada.server import open_listeners, serve_http
 from enseada.storage.blobs.local import LocalStore
 from enseada.storage.documents.base import prefix_range
 from enseada.storage.documents.sqlite import SQLiteStore
@@ -160,7 +160,7 @@ async def connected(folder: Path) -> AsyncIterator[HTTPClient]:
     async with aclosing(blobs), await SQLiteStore.open(folder / "documents.sqlite") as documents:
         opened = await open_registry(settings, documents, blobs)
         listeners = await open_listeners(["127.0.0.1:0"])
-        serve = partial(serve_listeners, opened.registry, listeners, limits=settings.limits, grace=0)
+        serve = partial(serve_http, opened.registry, listeners, limits=settings.limits, grace=0)
         async with opened.registry.running(), trio.open_nursery() as nursery:
             await nursery.start(serve)
             stream = await trio.open_tcp_stream(*listeners[0].socket.getsockname())

@@ -25,7 +25,7 @@ from enseada.server import (
     ListenError,
     connection_limit,
     open_listeners,
-    serve_listeners,
+    serve_http,
 )
 from tests.enseada.http_client import GET, Client, Truncated, chunked, echo, ignore, post
 from tests.enseada.test_transport import Rounds
@@ -81,7 +81,7 @@ async def serving(
 
     async def run(task_status: trio.TaskStatus[object]) -> None:
         with server.scope:
-            await serve_listeners(
+            await serve_http(
                 handler,
                 server.listeners,
                 limits=limits or Limits(),
@@ -422,7 +422,7 @@ async def test_accepting_survives_a_system_without_room(
     failing = Listener(Failing(listener.socket, failures), listener.address)
     async with trio.open_nursery() as nursery:
         await nursery.start(
-            lambda task_status: serve_listeners(echo, [failing], limits=Limits(), grace=0, task_status=task_status)
+            lambda task_status: serve_http(echo, [failing], limits=Limits(), grace=0, task_status=task_status)
         )
         client = Client(await trio.open_tcp_stream(*failing.socket.getsockname()))
         await client.send(GET)
@@ -440,7 +440,7 @@ async def test_a_system_without_room_is_told_of_once_a_minute(
     failures = [errno.EMFILE] * round(180 / module.ACCEPT_PAUSE)
     failing = Listener(Failing(listener.socket, failures), listener.address)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: serve_listeners(echo, [failing], limits=Limits(), grace=0))
+        nursery.start_soon(lambda: serve_http(echo, [failing], limits=Limits(), grace=0))
         await trio.sleep(200)
         nursery.cancel_scope.cancel()
     assert not failures
