@@ -44,6 +44,8 @@ SHOWN_PARAMS = frozenset(
 )  # fmt: skip
 """Query parameters whose values may be in a log; all others, signatures among them, are hidden."""
 
+_NOT_OURS = frozenset({501, 505})
+"""What a client asked for that nobody here ever had: a method, a coding, a version of HTTP."""
 _LEVELS = {logging.INFO: "info", logging.ERROR: "error"}
 _root = logging.getLogger(ROOT)
 _requests = logging.getLogger(REQUESTS)
@@ -124,7 +126,7 @@ def log_exchange(exchange: Exchange, logger: logging.Logger | None = None) -> No
     Where `configure` alone listens the line goes straight to it: what `logging` does on the way costs twice as much.
     """
     logger = logger or _requests
-    level = logging.INFO if exchange.status < 500 else logging.ERROR
+    level = logging.INFO if exchange.status < 500 or exchange.status in _NOT_OURS else logging.ERROR
     if not logger.isEnabledFor(level):
         return
     if logger is _requests and _configured is not None and _is_only_listener(_configured):
@@ -259,10 +261,6 @@ class LineWriter(logging.Handler):
         # A daemon: one that is stuck in a write cannot be ended, and must not keep the process.
         self._thread = threading.Thread(target=self._run, name="enseada-log", daemon=True)
         self._thread.start()
-
-    def createLock(self) -> None:
-        """None is needed around `emit`: formatting keeps no state."""
-        self.lock = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Format the record, and queue its line."""

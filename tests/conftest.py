@@ -1,12 +1,18 @@
-"""What the whole run says at its end: what was skipped, and why."""
+"""What all tests have in common: how hypothesis draws, and that the run says at its end what was skipped, and why."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from hypothesis import HealthCheck, settings
+
 if TYPE_CHECKING:
     import pytest
+
+# How long an example takes says how busy the machine is. What CI's own profile sets is kept.
+settings.register_profile("enseada", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("enseada")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -61,8 +61,8 @@ GET = "SELECT rev, body FROM documents WHERE id = ?"
 SCAN = "SELECT id, rev, body FROM documents WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
 SCAN_BACK = "SELECT id, rev, body FROM documents WHERE id >= ? AND id < ? ORDER BY id DESC LIMIT ?"
 FOLLOW = """
-SELECT seq, id, 0 FROM documents WHERE seq > ?1 UNION ALL SELECT seq, id, 1 FROM deletions WHERE seq > ?1
-ORDER BY seq LIMIT ?2
+SELECT seq, id, 0 FROM documents WHERE seq > :seq UNION ALL SELECT seq, id, 1 FROM deletions WHERE seq > :seq
+ORDER BY seq LIMIT :limit
 """
 
 
@@ -259,7 +259,7 @@ class SQLiteStore:
                 self._ask()
 
     def _changes_after(self, seq: int) -> list[tuple[int, str, int]]:
-        return self._reader.execute(FOLLOW, (seq, CHANGES)).fetchall()
+        return self._reader.execute(FOLLOW, {"seq": seq, "limit": CHANGES}).fetchall()
 
     def _ask(self) -> None:
         """Ask whether another process has committed something, unless somebody has asked in this tick."""

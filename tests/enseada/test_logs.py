@@ -51,6 +51,42 @@ def write(exchange: Over, format: str = "json", level: str = "info") -> str:
     return stream.getvalue()
 
 
+def test_every_handler_has_a_lock() -> None:
+    """`logging` takes it by different means in different releases of Python."""
+    with logs.configure("json", "info", io.StringIO()):
+        [handler] = logging.getLogger(logs.ROOT).handlers
+        assert handler.lock is not None
+        with handler.lock:
+            pass
+
+
+def test_whoever_else_listens_gets_requests_too() -> None:
+    heard: list[logging.LogRecord] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(record)
+
+    listener = Listener()
+    stream = io.StringIO()
+    for name in (logs.ROOT, logs.REQUESTS):
+        with logs.configure("json", "info", stream):
+            logging.getLogger(name).addHandler(listener)
+            try:
+                logs.log_exchange(Over())
+            finally:
+                logging.getLogger(name).removeHandler(listener)
+    assert [record.getMessage() for record in heard] == ["GET /v2/ 200"] * 2
+    alone = json.loads(write(Over()))
+    for line in map(json.loads, stream.getvalue().splitlines()):
+        assert line | {"time": ""} == alone | {"time": ""}
+
+
+@pytest.mark.parametrize("status", [200, 404, 501, 505])
+def test_what_a_client_asked_in_vain_is_no_error(status: int) -> None:
+    assert json.loads(write(Over(status=status)))["level"] == "info"
+
+
 def test_a_request_is_one_json_object() -> None:
     line = json.loads(write(Over(query="n=3", bytes_in=7)))
     assert line.pop("time").endswith("Z")

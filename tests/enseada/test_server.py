@@ -29,6 +29,7 @@ from enseada.server import (
 )
 from tests.enseada.http_client import GET, Client, Truncated, chunked, echo, ignore, post
 from tests.enseada.test_transport import Rounds
+from tests.nobody import as_nobody
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -509,10 +510,13 @@ async def test_unix_sockets(tmp_path: Path) -> None:
 
 
 async def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
-    os.chmod(tmp_path, 0o500)
-    folder = "/sys" if os.geteuid() == 0 else str(tmp_path)  # root may write everywhere but there
-    with pytest.raises(ListenError, match="permission"):
-        await open_listeners([f"unix:{folder}/socket"])
+    with as_nobody() as folder:
+        folder.chmod(0o500)
+        try:
+            with pytest.raises(ListenError, match="permission"):
+                await open_listeners([f"unix:{folder}/socket"])
+        finally:
+            folder.chmod(0o700)
 
 
 async def test_headers_of_handlers_reach_real_clients() -> None:

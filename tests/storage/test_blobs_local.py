@@ -10,7 +10,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from enseada.storage.blobs.folders import SharedSync
 from enseada.storage.blobs.keys import KEYS_PER_BUCKET, check_key
 from enseada.storage.blobs.local import MEASURE_BYTES, LocalStore
 from enseada.storage.blobs.localwriter import WINDOW_BYTES
+from tests.nobody import as_nobody
 from tests.storage.blob_suite import BlobSuite, payload, put, read, write
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from enseada.storage.blobs.localwriter import LocalWriter
 
 WINDOW = 64 * 1024
-NOBODY = 65534
 
 
 class TestLocal(BlobSuite):
@@ -144,25 +143,6 @@ async def test_what_is_there_is_not_written_over(store: LocalStore) -> None:
 
 
 # -- unprivileged: root may write what is read-only, and everybody else may not
-
-
-@contextmanager
-def as_nobody() -> Iterator[Path]:
-    """A folder of somebody who is not root, and the rights of nobody else."""
-    folder = Path(tempfile.mkdtemp())
-    if os.geteuid() != 0:
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder)
-        return
-    os.chown(folder, NOBODY, NOBODY)
-    os.seteuid(NOBODY)
-    try:
-        yield folder
-    finally:
-        os.seteuid(0)
-        shutil.rmtree(folder)
 
 
 async def test_a_blob_is_safe_and_can_be_removed_without_privileges() -> None:
@@ -636,13 +616,19 @@ async def test_what_was_removed_under_its_writer_cannot_be_committed(store: Loca
     await writer.abort()
 
 
+def cut(path: str, size: int) -> None:
+    """Do to a blob what a broken disk may do, also where we are not root."""
+    os.chmod(path, 0o600)
+    os.truncate(path, size)
+
+
 async def test_other_failures_are_the_stores(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     key = await put(store, payload(100))
     content = await store.open(Span(key))
     Failing(monkeypatch, "pread")
     with pytest.raises(BlobUnavailable, match="Input/output"):
         await content.__anext__()
-    os.truncate(store.path(key), 0)
+    cut(store.path(key), 0)
     with pytest.raises(BlobUnavailable, match="end before"):
         await content.__anext__()
     await content.aclose()
@@ -675,7 +661,7 @@ async def test_other_failures_are_the_stores(store: LocalStore, monkeypatch: pyt
 
 async def test_the_length_is_that_of_what_is_there(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     key = await put(store, payload(100))
-    os.truncate(store.path(key), 60)
+    cut(store.path(key), 60)
     for start, stop, length in ((0, 100, 60), (0, None, 60), (50, 100, 10), (60, 100, 0), (80, 100, 0), (10, 20, 10)):
         content = await store.open(Span(key, start, stop))
         assert content.length == length

@@ -263,7 +263,7 @@ async def test_deletions_are_not_kept_for_ever(tmp_path: Path, monkeypatch: pyte
 async def test_changes_need_no_sorting(tmp_path: Path) -> None:
     async with await SQLiteStore.open(tmp_path / "documents"):
         with closing(sqlite3.connect(tmp_path / "documents")) as connection:
-            plan = str(connection.execute("EXPLAIN QUERY PLAN " + module.FOLLOW, (0, 1)).fetchall())
+            plan = str(connection.execute("EXPLAIN QUERY PLAN " + module.FOLLOW, {"seq": 0, "limit": 1}).fetchall())
     assert "TEMP B-TREE" not in plan
     assert plan.count("USING INTEGER PRIMARY KEY") == 2
 
@@ -343,8 +343,8 @@ async def test_a_reader_that_keeps_the_log_from_being_cut_keeps_no_writer_waitin
         with closing(sqlite3.connect(path, isolation_level=None)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM documents").fetchall()
-            begun = monotonic()
             for number in range(100):
+                begun = monotonic()
                 doc = await store.put(Document("a", {"x": f"{number:09}" * 1000}, doc.rev))
                 assert monotonic() - begun < sqlitefile.BUSY_TIMEOUT
             assert log.stat().st_size > 3 * limit, "the reader keeps the log"
