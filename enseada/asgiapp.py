@@ -87,7 +87,7 @@ class ASGIApp:
             self._complained = True
             logger.error("requests are answered 503: the registry is mounted, and its running() not entered")
         headers = Headers((name.lower(), value) for name, value in scope["headers"])
-        body = ASGIBody(receive, _length(scope, headers), self.registry.limits)
+        body = ASGIBody(receive, _length(scope, headers), self.registry.limits, _expects(scope, headers))
         root_path, path = locate(scope, self.registry.prefixes)
         request = Request(
             scope["method"],
@@ -162,7 +162,17 @@ def _length(scope: Scope, headers: Headers) -> int | None:
     if length is not None:
         return int(length) if length.isascii() and length.isdigit() and len(length) <= MAX_DIGITS else None
     # In HTTP/1 content is announced (RFC 9112 6.3); in HTTP/2 and 3 it just comes.
-    return 0 if scope.get("http_version", "1.1") < "2" and "transfer-encoding" not in headers else None
+    return 0 if _is_http1(scope) and "transfer-encoding" not in headers else None
+
+
+def _expects(scope: Scope, headers: Headers) -> bool:
+    """Whether the client waits for 100-continue before it sends its content."""
+    return _is_http1(scope) and (headers.get("expect") or "").lower() == "100-continue"
+
+
+def _is_http1(scope: Scope) -> bool:
+    version: str = scope.get("http_version", "1.1")
+    return version < "2"
 
 
 def _host(scope: Scope, headers: Headers) -> str:
@@ -177,8 +187,10 @@ def _host(scope: Scope, headers: Headers) -> str:
 class ASGIBody:
     """The content of one request (`enseada.Body`), received as it is pulled, and not a message before."""
 
-    def __init__(self, receive: Receive, length: int | None, limits: Limits) -> None:
+    def __init__(self, receive: Receive, length: int | None, limits: Limits, expects: bool) -> None:
         self.length = length
+        self.expects = expects
+        """Whether the client waits for 100-continue: the server says it when content is received for the first time."""
         self.bytes_in = 0
         self.error: BodyError | None = None
         self._receive = receive
@@ -213,6 +225,7 @@ class ASGIBody:
         raise StopAsyncIteration
 
     async def _next(self) -> bytes:
+        self.expects = False
         limits, began = self._limits, anyio.current_time()
         try:
             with anyio.fail_after(limits.read_timeout):
@@ -300,6 +313,9 @@ class _Answering:
         if length is not None and response.status != 304:
             headers.append((b"content-length", b"%d" % length))
         headers.append((b"x-request-id", self.request.id.encode("ascii")))
+        if self._body.expects:
+            # The client may send the content after this answer, or not: nobody could tell where the next head begins.
+            headers.append((b"connection", b"close"))
         await self._deliver({"type": "http.response.start", "status": response.status, "headers": headers})
         self._status = response.status
         if rest is not None:

@@ -161,6 +161,8 @@ class Response:
     status: int
     headers: Headers = field(default_factory=Headers)
     body: ResponseBody = b""
+    """Bytes; or what yields them, and is closed (``aclose``) when the answer is over, whole or not; or stored bytes
+    that are sent from their file."""
     length: int | None = None
 
 
@@ -169,6 +171,7 @@ class Request:
     """A request's head, and its body as it comes."""
 
     method: str
+    """As it was sent; ``GET`` is in capitals."""
     path: str
     """The path as it was sent: percent-encoding is left to the routes, which know what a segment means. It does not
     include ``root_path``."""
@@ -176,7 +179,9 @@ class Request:
     """What follows the question mark, as it was sent."""
     headers: Headers
     body: Body
+    """Nothing of it is asked for before it is iterated over: a client that waits for 100-continue waits until then."""
     scheme: str = "http"
+    """That of the URL by which the client reaches us, as far as is known: ``http`` or ``https``."""
     host: str = "localhost"
     """The authority that the client asked for: the Host header's, or what a trusted proxy says."""
     root_path: str = ""
@@ -223,6 +228,9 @@ MAX_PARAMS = 256
 """Query parameters of one request; above it the answer is 400."""
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
+"""What answers requests: any ``async def handler(request: Request) -> Response``. It is called once for each request,
+for many at a time, and may be cancelled at any await. What it raises is answered for it: a `RegistryError` as that
+says, anything else as a 500 that is logged."""
 
 
 class RegistryError(Exception):

@@ -67,6 +67,7 @@ class Listener:
     path: str | None = None
     """The file of a unix socket."""
     scheme: ClassVar[str] = "http"
+    """That of the URLs by which clients reach it, unless a proxy stands before us."""
 
     async def accept(self) -> SocketTransport:
         """The next connection. Raises OSError."""

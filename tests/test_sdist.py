@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.harness import ROOT, serving, sha256
+from tests.docs.test_library import PROGRAMS
 
 TIMEOUT = 600.0
 """Seconds for a build or an install, which may download what they depend on."""
@@ -25,8 +26,8 @@ LEFT_BEHIND = shutil.ignore_patterns(
 )
 
 
-def run(*command: str | Path, cwd: Path) -> str:
-    """Run a program that must succeed, away from the checkout; what it wrote to its standard output."""
+def run(*command: str | Path, cwd: Path, code: int = 0) -> str:
+    """Run a program that must end with ``code``, away from the checkout; what it wrote."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "ENSEADA_"))}
     done = subprocess.run(
         [str(part) for part in command],
@@ -39,7 +40,7 @@ def run(*command: str | Path, cwd: Path) -> str:
         check=False,
     )
     output = done.stdout.decode(errors="replace")
-    assert done.returncode == 0, f"$ {' '.join(map(str, command))}\n{output}"
+    assert done.returncode == code, f"$ {' '.join(map(str, command))}\n{output}"
     return output
 
 
@@ -112,3 +113,31 @@ def test_installs_and_serves(kind: str, built: dict[str, Path], tmp_path: Path) 
         assert answer.status_code == 201, answer.text
         assert registry.blob("app", sha256(data)) == data
         assert registry.http.get("/v2/", auth=("admin", "wrong")).status_code == 401
+
+
+WRONG = """
+import enseada
+
+enseada.nothing
+enseada.Settings(data="a text")
+enseada.asgi("no registry")
+"""
+
+
+def test_the_public_names_are_typed_as_installed(built: dict[str, Path], tmp_path: Path) -> None:
+    """What docs/library.md and examples/ show is right by mypy's strict mode, and what is wrong is not."""
+    run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "-q", built["wheel"], "mypy", "fastapi", cwd=tmp_path)
+    programs = tmp_path / "programs"
+    shutil.copytree(ROOT / "examples", programs, ignore=LEFT_BEHIND)
+    for number, program in enumerate(PROGRAMS):
+        (programs / f"program{number}.py").write_text(program.source)
+    mypy = (python, "-m", "mypy", "--strict", "--config-file", "")
+    count = len(list(programs.glob("*.py")))
+    assert f"no issues found in {count} source files" in run(*mypy, programs, cwd=tmp_path)
+
+    (tmp_path / "wrong.py").write_text(WRONG)
+    said = run(*mypy, "wrong.py", cwd=tmp_path, code=1)
+    for complaint in ('has no attribute "nothing"', '"data" to "Settings"', '"asgi" has incompatible type'):
+        assert complaint in said

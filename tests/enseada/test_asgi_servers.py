@@ -173,3 +173,16 @@ def test_a_client_that_goes_away(alone: tuple[Served, Path]) -> None:
             assert served.http.get("/v2/").status_code == 200
     patched = served.http.patch(location, content=bytes(size))  # it waits until the other has let go
     assert (patched.status_code, patched.headers["Range"]) == (202, f"0-{2 * size - 1}")
+
+
+def test_a_refusal_before_the_content_was_sent(alone: tuple[Served, Path]) -> None:
+    """The connection ends with it, whatever the server has said of the content, so that nothing is taken for it."""
+    served, _ = alone
+    host, _, port = served.host.partition(":")
+    with socket.create_connection((host, int(port)), timeout=TIMEOUT) as client:
+        head = f"PATCH /v2/app/blobs/uploads/x HTTP/1.1\r\nHost: {served.host}\r\nContent-Length: 100\r\n"
+        client.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
+        answer = b""
+        while piece := client.recv(4096):
+            answer += piece
+    assert b"HTTP/1.1 401 " in answer

@@ -120,6 +120,23 @@ async def test_an_upload_is_received_as_it_is_stored(tmp_path: Path) -> None:
 
 
 @on_both_loops
+async def test_a_refusal_before_the_content_was_asked_for(tmp_path: Path) -> None:
+    """The server, too, may take for content what the client sends next: that answer is the connection's last."""
+    served = host(tmp_path)
+    async with served.lifespan():
+        location = (await served.ask("POST", "/v2/team/app/blobs/uploads/")).header("location")
+        fields = {"Content-Length": "3", "Expect": "100-continue"}
+        for version, last in (("1.1", ["close"]), ("2", [])):
+            refused = Exchange("PATCH", [b"abc"])
+            await served.run(refused, location, {**fields, "Authorization": "Basic eDp5"}, http_version=version)
+            assert (refused.answer.status, refused.received) == (401, 0)
+            assert refused.answer.headers.get_all("connection") == last
+        taken = Exchange("PATCH", [b"abc"])
+        await served.run(taken, location, fields)
+        assert (taken.answer.status, taken.answer.headers.get_all("connection")) == (202, [])
+
+
+@on_both_loops
 async def test_a_client_that_goes_while_it_uploads(tmp_path: Path) -> None:
     """What came is saved, and nobody is answered."""
     exchanges: list[enseada.Exchange] = []
