@@ -22,6 +22,8 @@ PATH = os.pathsep.join([str(PROGRAMS), os.environ.get("PATH", os.defpath), "/usr
 MIB = 1024 * 1024
 BLOCK = MIB
 """Bytes that are drawn at a time."""
+FILE_BYTES = (MIB, 128 * MIB, 1024 * MIB)
+"""Sizes of the files that are kept."""
 HEAD_BYTES = 4096
 """Bytes by which two blobs of the same stretch of the file differ: a page, so that the rest stays aligned."""
 
@@ -68,24 +70,32 @@ def random_file(size: int, folder: Path = FOLDER / "bench") -> Path:
     return path
 
 
+def _file_bytes(wanted: int) -> int:
+    """The size of the file for so many bytes: few sizes are kept, and beyond the largest one stretches overlap."""
+    return next((size for size in FILE_BYTES if size >= wanted), FILE_BYTES[-1])
+
+
 def blobs(label: str, count: int, size: int, folder: Path = FOLDER / "bench") -> list[Blob]:
     """``count`` blobs of ``size`` bytes each, the same for the same ``label``, and no two alike.
 
-    A round has its own label, so that no registry finds that it has the bytes already; a head is all that is new.
+    A round has its own label, so that no registry finds that it has the bytes already; a head is all that is new. No
+    blob is larger than the largest of `FILE_BYTES`.
     """
     head_bytes = min(HEAD_BYTES, size)
     length = size - head_bytes
-    path = random_file(max(length * count, 1), folder)
+    path = random_file(_file_bytes(length * count), folder)
+    room = path.stat().st_size - length
     made = []
     with path.open("rb") as file:
         for number in range(count):
             head = random.Random(f"{label} {number} {size}").randbytes(head_bytes)
             digest = hashlib.sha256(head)
-            file.seek(number * length)
+            offset = number * length % (room + 1) // HEAD_BYTES * HEAD_BYTES
+            file.seek(offset)
             left = length
             while left:
                 block = file.read(min(BLOCK, left))
                 digest.update(block)
                 left -= len(block)
-            made.append(Blob(f"sha256:{digest.hexdigest()}", head, path, number * length, length))
+            made.append(Blob(f"sha256:{digest.hexdigest()}", head, path, offset, length))
     return made

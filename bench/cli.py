@@ -5,13 +5,14 @@ One rule: the exit code says only whether it could be measured, never how good a
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from bench import peers, records, runner, scenarios, table
+from bench import records, runner, scenarios, table
 from bench.errors import CannotMeasure
 from bench.peers.elsewhere import Elsewhere
 from bench.scenarios import SCENARIOS
@@ -32,7 +33,7 @@ def list_() -> None:
     """Name the scenarios and the peers."""
     width = max(map(len, SCENARIOS))
     for each in SCENARIOS.values():
-        click.echo(f"{each.name:{width}}  {each.about} (beside {', '.join(each.peers)})")
+        click.echo(f"{each.name:{width}}  {each.about} (beside {', '.join(peer.name for peer in each.peers)})")
 
 
 @main.command()
@@ -43,7 +44,7 @@ def list_() -> None:
 )
 @click.option("--peer-pid", metavar="PID", type=click.IntRange(min=1), help="The process of that registry.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Rounds of each side.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Cores for each side.")
+@click.option("--workers", type=click.IntRange(min=1), help="Cores for each side.  [default: the scenario's]")
 @click.option("--scale", type=click.FloatRange(0, 10, min_open=True), default=1.0, help="For a quick look: below 1.")
 @click.option("--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also write the figures there.")
 def run(
@@ -52,21 +53,23 @@ def run(
     peer_url: str | None,
     peer_pid: int | None,
     rounds: int,
-    workers: int,
+    workers: int | None,
     scale: float,
     file: Path | None,
 ) -> None:
     """Run one scenario and print its table."""
     if (peer_url is None) != (peer_pid is None):
         raise click.UsageError("--peer-url and --peer-pid are given together")
+    # Ended as by ctrl-C, so that what was started is ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         found = scenarios.find(scenario)
         if peer_url is not None and peer_pid is not None:
-            beside: Peer | None = Elsewhere(peer or "peer", peer_url, peer_pid)
+            beside: Peer = Elsewhere(peer or "peer", peer_url, peer_pid)
         else:
-            name = found.peers[0] if peer is None else peer
-            beside = None if name == peers.FLOOR else peers.find(name)
-        outcome = runner.run(found, beside, rounds=rounds, workers=workers, scale=scale, tell=_tell)
+            beside = found.peer(peer)
+        cores = workers or found.workers
+        outcome = runner.run(found, beside, rounds=rounds, workers=cores, scale=scale, tell=_tell)
         click.echo(table.render(outcome), nl=False)
         if file is not None:
             records.write(outcome, file)

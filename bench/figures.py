@@ -6,6 +6,7 @@ ratios are worked out only where they are shown.
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -101,3 +102,10 @@ def compare(
 
     found = (Compared(each, values(ours, each.name), values(theirs, each.name)) for each in figures)
     return tuple(each for each in found if each.ours or each.theirs)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest of ``values`` that at least ``share`` of them do not exceed. Raises ValueError for none."""
+    if not values:
+        raise ValueError("no values")
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

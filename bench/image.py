@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -55,21 +56,31 @@ class Image:
         return "sha256:" + hashlib.sha256(self.manifest).hexdigest()
 
 
+@lru_cache(maxsize=2)  # both sides of a round push the same: it is hashed once
 def image(label: str, layers: int, layer_bytes: int) -> Image:
     """An image whose bytes follow from ``label``, which is also its tag."""
     return Image(label, config(label), tuple(blobs(label, layers, layer_bytes)))
 
 
-def config(label: str) -> Blob:
-    """A small config blob, another one for each ``label``."""
+def small_image(label: str, count: int, size: int = 4096) -> Image:
+    """An image of ``count`` blobs of ``size`` bytes each, of which one is its config."""
+    return Image(label, config(label, size), tuple(blobs(label, count - 1, size)))
+
+
+def config(label: str, size: int = 0) -> Blob:
+    """A config of ``size`` bytes, or of as few as it needs; another one for each ``label``."""
     content = json.dumps({"architecture": "amd64", "os": "linux", "author": label, "rootfs": {"type": "layers"}})
+    content = content.ljust(size)
     digest = "sha256:" + hashlib.sha256(content.encode()).hexdigest()
     return Blob(digest, content.encode(), Path("/dev/null"), 0, 0)
 
 
 def push(server: Server, images: Sequence[Image], connections: int) -> Told:
-    """Push images by the load program: all blobs, then all manifests. Raises CannotMeasure."""
-    return program.run("push", push_orders(server, images, connections))
+    """Push images by the load program: all blobs, then all manifests. Raises CannotMeasure.
+
+    A sink gets the same bytes, and nothing else.
+    """
+    return program.run("raw" if server.kind == "sink" else "push", push_orders(server, images, connections))
 
 
 def push_orders(server: Server, images: Sequence[Image], connections: int) -> dict[str, Any]:
@@ -98,14 +109,16 @@ def push_orders(server: Server, images: Sequence[Image], connections: int) -> di
 
 def hold(server: Server, images: Sequence[Image], connections: int = 2) -> None:
     """Make ``server`` hold ``images``: pushed to a registry, as files to a server of files. Raises CannotMeasure."""
-    if server.files is None:
+    if server.kind == "registry":
         push(server, images, connections)
         return
+    if server.data is None:
+        raise CannotMeasure(f"{server.name} has no folder for files")
     for each in images:
         for blob in (*each.layers, each.config):
-            _place(server.files / blob_path(blob.digest).lstrip("/"), blob.content())
+            _place(server.data / blob_path(blob.digest).lstrip("/"), blob.content())
         for reference in (each.tag, each.digest):
-            _place(server.files / manifest_path(reference).lstrip("/"), each.manifest)
+            _place(server.data / manifest_path(reference).lstrip("/"), each.manifest)
 
 
 def blob_path(digest: str) -> str:

@@ -16,13 +16,13 @@ import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from bench.cache import PATH
 from bench.errors import CannotMeasure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 """The checkout."""
@@ -30,8 +30,9 @@ START_TIMEOUT = 30.0
 """Seconds in which a server must answer."""
 STOP_TIMEOUT = 10.0
 """Seconds in which it must end when it is asked to; then it is killed."""
-POLL = 0.005
+POLL = 0.001
 """Seconds between two looks whether a server answers."""
+T = TypeVar("T")
 LOG_SHOWN = 2000
 """Characters of a program's log that an error shows."""
 
@@ -87,15 +88,24 @@ def free_port() -> int:
         return port
 
 
-def wait_until_up(port: int, process: subprocess.Popen[bytes], log: Path, target: str = "/v2/") -> float:
-    """Wait until it answers HTTP, whatever the status; the seconds since the call. Raises CannotMeasure."""
-    began = time.perf_counter()
-    while time.perf_counter() - began < START_TIMEOUT:
-        if process.poll() is not None:
-            break
+def first_status(
+    port: int, process: subprocess.Popen[bytes], log: Path, headers: Mapping[str, str] | None = None
+) -> int:
+    """Ask for ``/v2/`` until it answers; the status of that answer, whatever it is. Raises CannotMeasure."""
+    status, _, _ = _until(lambda: get(port, "/v2/", headers), port, process, log)
+    return status
+
+
+def wait_until_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until it takes connections. Raises CannotMeasure."""
+    _until(lambda: socket.create_connection(("127.0.0.1", port)).close(), port, process, log)
+
+
+def _until(attempt: Callable[[], T], port: int, process: subprocess.Popen[bytes], log: Path) -> T:
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline and process.poll() is None:
         with suppress(OSError, http.client.HTTPException):
-            get(port, target)
-            return time.perf_counter() - began
+            return attempt()
         time.sleep(POLL)
     said = log.read_text(errors="replace")[-LOG_SHOWN:]
     raise CannotMeasure(f"{process.args!r} does not answer on port {port}:\n{said}")

@@ -1,11 +1,12 @@
 """What a scenario is, and what it is given.
 
-One rule: a scenario opens a side (a server with what it needs to hold, warm) and measures it a round at a time; it
-never knows which side it has, and what differs between them is in the peers.
+One rule: a scenario opens a side (a server that holds what it must, warm) and measures it a round at a time; what
+differs between sides is in the peers, and both get the same.
 """
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,6 @@ from bench.errors import CannotMeasure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from bench.figures import Figure
@@ -49,6 +49,8 @@ class Round:
     """CPU seconds that the load took itself."""
     server_cpu: float = 0.0
     """CPU seconds that the server took meanwhile."""
+    asides: Mapping[str, float] = field(default_factory=dict)
+    """What was measured beside, to understand the figures: a value by a phrase that ends in its unit."""
 
 
 @dataclass(slots=True)
@@ -56,11 +58,10 @@ class Side:
     """One side, ready to be measured."""
 
     name: str
-    version: str
-    settings: str
     measure: Callable[[int], Round]
     """A round, counted from 1. Raises CannotMeasure."""
-    notes: list[str] = field(default_factory=list)
+    server: Server | None = None
+    """The one that was measured last, also after it has ended."""
 
 
 class Scenario(ABC):
@@ -70,23 +71,46 @@ class Scenario(ABC):
     about: ClassVar[str]
     """One line."""
     figures: ClassVar[Sequence[Figure]]
-    peers: ClassVar[Sequence[str]] = ("distribution", "distribution3")
-    """What it can be measured beside, the default first."""
+    peers: ClassVar[Sequence[Peer]]
+    """What it can be measured beside by name, the default first."""
+    options: ClassVar[Sequence[str]] = ()
+    """Flags that Enseada is started with."""
+    workers: ClassVar[int] = 1
+    """Cores for each side, where the command line does not say."""
+    fresh: ClassVar[bool] = False
+    """Each round has a server of its own, whose data is removed after it."""
+
+    def peer(self, name: str | None) -> Peer:
+        """The peer of that name, or the default. Raises CannotMeasure."""
+        known = {each.name: each for each in self.peers}
+        if name is None:
+            return self.peers[0]
+        if name in known:
+            return known[name]
+        raise CannotMeasure(f"{self.name} has no peer {name}: choose one of {', '.join(known)}")
 
     @contextmanager
     def open(self, peer: Peer, run: Run) -> Iterator[Side]:
         """Start a server, fill and warm it, and end it when the block ends. Raises CannotMeasure."""
+        if self.fresh:
+            side = Side(peer.name, lambda number: self._fresh(side, peer, run, number))
+            yield side
+            return
         folder = run.folder / peer.name
         folder.mkdir()
         with peer.start(folder, run.workers) as server:
             self.prepare(server, run)
-            side = Side(server.name, server.version, server.settings, lambda number: self.measure(server, run, number))
-            side.notes = server.notes
-            yield side
+            yield Side(peer.name, lambda number: self.measure(server, run, number), server)
 
-    def open_floor(self, run: Run) -> AbstractContextManager[Side]:
-        """The same for the machine's own limit. Raises CannotMeasure where this scenario has none."""
-        raise CannotMeasure(f"{self.name} has no floor")
+    def _fresh(self, side: Side, peer: Peer, run: Run, number: int) -> Round:
+        folder = run.folder / f"{peer.name}-{number}"
+        folder.mkdir()
+        try:
+            with peer.start(folder, run.workers) as side.server:
+                self.prepare(side.server, run)
+                return self.measure(side.server, run, number)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     @abstractmethod
     def prepare(self, server: Server, run: Run) -> None:

@@ -48,19 +48,34 @@ class Answer:
 class Client:
     """One connection, opened by its first request, and again after it was closed."""
 
-    def __init__(self, loop: Loop, port: int, fields: Iterable[tuple[str, str]]) -> None:
-        """``fields``: those that every request has."""
+    def __init__(
+        self, loop: Loop, port: int, fields: Iterable[tuple[str, str]], receive_buffer: int | None = None
+    ) -> None:
+        """``fields``: those that every request has. ``receive_buffer``: bytes that the kernel takes for us, at most."""
         self._loop = loop
         self._address = ("127.0.0.1", port)
         self._fields = "".join(f"{name}: {value}\r\n" for name, value in fields)
         self._socket: socket.socket | None = None
         self._buffer = bytearray()
+        self._receive_buffer = receive_buffer
 
     @property
     def fd(self) -> int:
         """The connection's; only while it is open."""
         assert self._socket is not None
         return self._socket.fileno()
+
+    def is_open(self) -> bool:
+        """Whether the connection is open on both ends, and nothing lies in it."""
+        if self._socket is None:
+            return False
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def close(self) -> None:
         """Close the connection, if it is open."""
@@ -74,6 +89,8 @@ class Client:
         self._socket = socket.socket()
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._receive_buffer is not None:  # before it connects: the window's size hangs on it
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
         self._buffer.clear()
         with suppress(BlockingIOError):
             self._socket.connect(self._address)
@@ -152,8 +169,8 @@ class Client:
         pairs = (line.partition(":") for line in lines)
         return int(words[1]), {name.lower(): value.strip() for name, _, value in pairs}
 
-    def receive(self, buffer: memoryview) -> Task[int]:
-        """Some bytes of a body into ``buffer``; how many."""
+    def receive(self, buffer: memoryview, flags: int = 0) -> Task[int]:
+        """Some bytes of a body into ``buffer``; how many. ``flags`` are those of recv(2)."""
         if self._buffer:
             count = min(len(self._buffer), len(buffer))
             buffer[:count] = self._buffer[:count]
@@ -162,7 +179,7 @@ class Client:
         assert self._socket is not None
         while True:
             try:
-                count = self._socket.recv_into(buffer)
+                count = self._socket.recv_into(buffer, 0, flags)
             except BlockingIOError:
                 yield Readable(self.fd)
                 continue

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.errors import CannotMeasure
 from bench.peers.distribution import Distribution
+from bench.peers.distribution3 import Distribution3
+from bench.peers.nginx import Nginx
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bench.server import Peer
 
-PEERS: Mapping[str, Peer] = {peer.name: peer for peer in (Distribution(),)}
-FLOOR = "floor"
-"""No server: what the machine itself needs for the same bytes. Each scenario that has one brings its own."""
-
-
-def find(name: str) -> Peer:
-    """The peer of that name. Raises CannotMeasure."""
-    if name in PEERS:
-        return PEERS[name]
-    raise CannotMeasure(f"there is no peer {name}: choose one of {', '.join([*PEERS, FLOOR])}")
+DISTRIBUTION = Distribution()
+DISTRIBUTION3 = Distribution3()
+NGINX = Nginx()
+PEERS: Mapping[str, Peer] = {peer.name: peer for peer in (DISTRIBUTION, DISTRIBUTION3, NGINX)}
+REGISTRIES: tuple[Peer, ...] = (DISTRIBUTION, DISTRIBUTION3)

@@ -3,60 +3,89 @@
 from __future__ import annotations
 
 import secrets
+import sqlite3
 import sys
-from contextlib import contextmanager
+import time
+from contextlib import closing, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
 from bench.accounts import Tree
 from bench.authorize import authorization
-from bench.running import free_port, output_of, program, wait_until_up
-from bench.server import Server
+from bench.errors import CannotMeasure
+from bench.running import first_status, free_port, output_of, program
+from bench.server import Launch, Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 SERVE = (sys.executable, "-m", "enseada", "serve")
+TOKEN_LIFETIME = "24h"
+"""More than any run takes."""
 
 
 class Enseada:
     """`enseada serve`."""
 
-    name = "enseada"
-
-    def __init__(self, options: Sequence[str] = ()) -> None:
-        """``options``: more flags."""
+    def __init__(self, options: Sequence[str] = (), name: str = "enseada", workers: int | None = None) -> None:
+        """``options``: more flags. ``workers``: so many, whatever the run says."""
+        self.name = name
         self._options = tuple(options)
+        self._workers = workers
 
     @contextmanager
     def start(self, folder: Path, workers: int) -> Iterator[Server]:
         """See `bench.server.Peer`."""
-        log, port, password = folder / "log", free_port(), secrets.token_urlsafe()
-        flags = self.flags(folder, port, workers)
-        with program([*SERVE, *flags], log, environment=variables(password)) as process:
-            wait_until_up(port, process, log)
-            many = "" if has_workers() or workers == 1 else " (it knows no --workers: one process)"
+        workers = self._workers or workers
+        port, password, data = free_port(), secrets.token_urlsafe(), folder / "data"
+        flags: list[str | Path] = [
+            "--data",
+            data,
+            "--listen",
+            f"127.0.0.1:{port}",
+            "--token-lifetime",
+            TOKEN_LIFETIME,
+            *self._options,
+        ]
+        if has_workers():
+            flags += ["--workers", str(workers)]
+        launch = Launch([*SERVE, *flags], {"ENSEADA_ADMIN_PASSWORD": password}, folder / "log")
+        began = time.perf_counter()
+        with program(launch.command, launch.log, environment=launch.environment) as process:
+            first_status(port, process, launch.log)
+            seconds = time.perf_counter() - began
             yield Server(
                 self.name,
                 version(),
                 port,
                 Tree(process.pid),
-                f"{workers} worker{'s' * (workers > 1)}{many}, SQLite, local disk, a bearer token read and its right "
-                f"decided at each request (a signature is remembered), one log line a request into a file",
+                self._settings(workers),
                 authorization(port, "admin", password),
-                folder / "data",
+                data,
+                start_seconds=seconds,
+                launch=launch,
+                documents=lambda: written_documents(data),
             )
 
-    def flags(self, folder: Path, port: int, workers: int) -> list[str]:
-        """What follows ``enseada serve``."""
-        flags = ["--data", str(folder / "data"), "--listen", f"127.0.0.1:{port}", "--token-lifetime", "24h"]
-        return [*flags, *(["--workers", str(workers)] if has_workers() else []), *self._options]
+    def _settings(self, workers: int) -> str:
+        processes = f"{workers} worker{'s' * (workers > 1)}" if has_workers() else "one process (it knows no --workers)"
+        more = f", {' '.join(self._options)}" if self._options else ""
+        return (
+            f"{processes}, SQLite, local disk, a bearer token read and its right decided at each request (a signature "
+            f"that was right is remembered), one log line a request into a file{more}"
+        )
 
 
-def variables(password: str) -> dict[str, str]:
-    """The environment that a start wants beside the flags."""
-    return {"ENSEADA_ADMIN_PASSWORD": password}
+def written_documents(data: Path) -> int:
+    """How many changes the document store of a data folder has seen. Raises CannotMeasure."""
+    path = data / "documents.sqlite"
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            (changes,) = connection.execute("SELECT seq FROM state").fetchone()
+            return int(changes)
+    except sqlite3.Error as reason:
+        raise CannotMeasure(f"{path} does not tell how many documents were written: {reason}") from None
 
 
 @cache

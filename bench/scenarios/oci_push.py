@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from bench.figures import Figure
 from bench.image import image, push
 from bench.measure import measuring
+from bench.peers import REGISTRIES
+from bench.peers.floor import SINK
 from bench.scenario import Round, Run, Scenario
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class Push(Scenario):
         Figure("rate of pushing", "MiB/s", "higher"),
         Figure("memory at the peak", "MiB"),
     )
+    peers = (*REGISTRIES, SINK)
 
     def prepare(self, server: Server, run: Run) -> None:
         """See `Scenario`."""

@@ -10,6 +10,7 @@ from bench.image import MANIFEST_TYPE, Image, hold, image, manifest_path
 from bench.load import small
 from bench.load.small import Requests
 from bench.measure import measuring
+from bench.peers import NGINX, REGISTRIES
 from bench.running import get
 from bench.scenario import Round, Run, Scenario
 from bench.server import header_lines
@@ -37,13 +38,13 @@ class Small(Scenario):
         *(Figure(f"rate of {kind}", "1/s", "higher") for kind in KINDS),
         Figure("memory at the peak", "MiB"),
     )
-    peers = ("distribution", "distribution3")
+    peers = (*REGISTRIES, NGINX)
 
     def prepare(self, server: Server, run: Run) -> None:
         """See `Scenario`."""
-        hold(server, [_image()])
+        hold(server, [small_image()])
         for kind in KINDS:
-            requests = _requests(kind, server)
+            requests = requests_of(kind, server)
             status, _, _ = get(server.port, requests.target, dict(requests.headers))
             if status != 200:
                 raise CannotMeasure(f"{server.name} answers {status} to {requests.target}")
@@ -56,7 +57,7 @@ class Small(Scenario):
         for kind in KINDS:
             with measuring(server.tree) as usage:
                 told = small.run(
-                    _requests(kind, server), server.port, seconds=SECONDS * run.scale, connections=CONNECTIONS
+                    requests_of(kind, server), server.port, seconds=SECONDS * run.scale, connections=CONNECTIONS
                 )
             requests = told.more["requests"]
             each_cpu.append(usage.cpu / requests * 1e6)
@@ -75,14 +76,16 @@ class Small(Scenario):
         return f"{small.versions()}, {CONNECTIONS} keep-alive connections, {seconds} s of each kind of request a round"
 
 
-def _image() -> Image:
+def small_image() -> Image:
+    """What is asked for."""
     return image("small", LAYERS, LAYER_BYTES)
 
 
-def _requests(kind: str, server: Server) -> Requests:
+def requests_of(kind: str, server: Server) -> Requests:
+    """One of `KINDS`, as ``server`` is to be asked."""
     method, _, what = kind.partition(" ")
     if what == "/v2/":
         target = what
     else:
-        target = manifest_path(_image().tag if what.endswith("tag") else _image().digest)
+        target = manifest_path(small_image().tag if what.endswith("tag") else small_image().digest)
     return Requests(method, target, header_lines(server, [("Accept", MANIFEST_TYPE)]))
