@@ -1,0 +1,89 @@
+"""The command line: ``list`` and ``run``.
+
+One rule: the exit code says only whether it could be measured, never how good a figure is.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from bench import records, runner, scenarios, table
+from bench.errors import CannotMeasure
+from bench.peers.elsewhere import Elsewhere
+from bench.scenarios import SCENARIOS
+
+if TYPE_CHECKING:
+    from bench.server import Peer
+
+COULD_NOT_MEASURE = 1
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def main() -> None:
+    """Measure Enseada beside what people run today."""
+
+
+@main.command("list")
+def list_() -> None:
+    """Name the scenarios and the peers."""
+    width = max(map(len, SCENARIOS))
+    for each in SCENARIOS.values():
+        click.echo(f"{each.name:{width}}  {each.about} (beside {', '.join(peer.name for peer in each.peers)})")
+
+
+@main.command()
+@click.argument("scenario")
+@click.option("--peer", metavar="NAME", help="What to measure beside: see list.  [default: the scenario's first]")
+@click.option(
+    "--peer-url", metavar="URL", help="Any other OCI registry that runs: http://USER:PASSWORD@127.0.0.1:PORT."
+)
+@click.option("--peer-pid", metavar="PID", type=click.IntRange(min=1), help="The process of that registry.")
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Rounds of each side.")
+@click.option("--workers", type=click.IntRange(min=1), help="Cores for each side.  [default: the scenario's]")
+@click.option("--scale", type=click.FloatRange(0, 10, min_open=True), default=1.0, help="For a quick look: below 1.")
+@click.option("--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also write the figures there.")
+def run(
+    scenario: str,
+    peer: str | None,
+    peer_url: str | None,
+    peer_pid: int | None,
+    rounds: int,
+    workers: int | None,
+    scale: float,
+    file: Path | None,
+) -> None:
+    """Run one scenario and print its table."""
+    if (peer_url is None) != (peer_pid is None):
+        raise click.UsageError("--peer-url and --peer-pid are given together")
+    # Ended as by ctrl-C, so that what was started is ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        found = scenarios.find(scenario)
+        if peer_url is not None and peer_pid is not None:
+            beside: Peer = Elsewhere(peer or "peer", peer_url, peer_pid)
+        else:
+            beside = found.peer(peer)
+        cores = workers or found.workers
+        outcome = runner.run(found, beside, rounds=rounds, workers=cores, scale=scale, tell=_tell)
+        click.echo(table.render(outcome), nl=False)
+        if file is not None:
+            records.write(outcome, file)
+    except CannotMeasure as reason:
+        _fail(str(reason))
+    except OSError as reason:
+        _fail(f"{reason.filename or 'the machine'}: {reason.strerror}")
+
+
+def _tell(line: str) -> None:
+    if sys.stderr.isatty():
+        click.echo(line, err=True)
+
+
+def _fail(sentence: str) -> NoReturn:
+    click.echo(f"bench: could not measure: {sentence}", err=True)
+    sys.exit(COULD_NOT_MEASURE)

@@ -1,0 +1,104 @@
+"""What a run leaves in a JSON file, for programs that judge and for the report.
+
+One rule: the file itself is the list that everybody reads, seven keys a figure and medians only; what else the report
+wants (each round's value, the machine, the settings) is in a file beside it, and the list is whole without it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import CannotMeasure
+from bench.figures import Compared, Figure, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+BESIDE = ".rounds.json"
+"""What the name of the second file ends with, in place of ``.json``."""
+
+
+def rows(outcome: Outcome) -> list[dict[str, Any]]:
+    """The list: a figure each, with the medians of both sides; None where a side has no value."""
+    return [
+        {
+            "scenario": outcome.scenario,
+            "figure": each.figure.name,
+            "unit": each.figure.unit,
+            "ours": _median(each.ours),
+            "theirs": _median(each.theirs),
+            "ratio": each.ratio,
+            "better": each.figure.better,
+        }
+        for each in outcome.figures
+    ]
+
+
+def write(outcome: Outcome, path: Path) -> None:
+    """Write the list to ``path``, and the rounds beside it. Raises OSError."""
+    _dump(rows(outcome), path)
+    rounds = {
+        "scenario": outcome.scenario,
+        "peer": outcome.peer,
+        "figures": [
+            {
+                "figure": each.figure.name,
+                "unit": each.figure.unit,
+                "better": each.figure.better,
+                "ours": list(each.ours),
+                "theirs": list(each.theirs),
+            }
+            for each in outcome.figures
+        ],
+        "about": [list(pair) for pair in outcome.about],
+        "notes": list(outcome.notes),
+    }
+    _dump(rounds, beside(path))
+
+
+def read(path: Path) -> list[Outcome]:
+    """The outcomes in a file that `write` wrote; a list alone gives its medians. Raises CannotMeasure."""
+    try:
+        if beside(path).exists():
+            return [_outcome(json.loads(beside(path).read_text()))]
+        return _from_rows(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as reason:
+        raise CannotMeasure(f"{path} holds no figures of a benchmark: {reason!r}") from None
+
+
+def beside(path: Path) -> Path:
+    """The second file's name."""
+    return path.with_name(path.name.removesuffix(".json") + BESIDE)
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
+
+
+def _dump(value: object, path: Path) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def _outcome(data: Any) -> Outcome:
+    figures = tuple(
+        Compared(
+            Figure(each["figure"], each["unit"], each["better"]),
+            tuple(map(float, each["ours"])),
+            tuple(map(float, each["theirs"])),
+        )
+        for each in data["figures"]
+    )
+    about = tuple((str(name), str(text)) for name, text in data["about"])
+    return Outcome(data["scenario"], data["peer"], figures, about, tuple(map(str, data["notes"])))
+
+
+def _from_rows(data: Any) -> list[Outcome]:
+    found: dict[str, list[Compared]] = {}
+    for each in data:
+        ours, theirs = (() if each[side] is None else (float(each[side]),) for side in ("ours", "theirs"))
+        figure = Figure(each["figure"], each["unit"], each["better"])
+        found.setdefault(each["scenario"], []).append(Compared(figure, ours, theirs))
+    return [Outcome(scenario, "peer", tuple(figures), ()) for scenario, figures in found.items()]

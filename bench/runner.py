@@ -1,0 +1,83 @@
+"""Runs a scenario: both sides up at one time, their rounds in turn, and everything ended after.
+
+One rule: A B A B. What else happens on the machine then hits both sides alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from bench import machine
+from bench.errors import CannotMeasure
+from bench.figures import Outcome, compare
+from bench.peers.enseada import Enseada
+from bench.running import scratch
+from bench.scenario import Run
+from bench.table import number as shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from bench.scenario import Round, Scenario, Side
+    from bench.server import Peer, Server
+
+
+def run(
+    scenario: Scenario,
+    peer: Peer,
+    *,
+    rounds: int = 3,
+    workers: int = 1,
+    scale: float = 1.0,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Outcome:
+    """Run ``scenario`` beside ``peer``. ``tell`` gets a line now and then about how far it is.
+
+    Raises CannotMeasure. Interrupted: what was started is ended, and the data is removed.
+    """
+    busy = machine.busy()
+    measured: tuple[list[Round], list[Round]] = ([], [])
+    with scratch() as folder, ExitStack() as stack:
+        settings = Run(folder, rounds, workers, scale)
+        sides: list[Side] = []
+        for each in (Enseada(scenario.options), peer):
+            tell(f"starting and warming {each.name}")
+            sides.append(stack.enter_context(scenario.open(each, settings)))
+        for number in range(1, rounds + 1):
+            for side, into in zip(sides, measured, strict=True):
+                tell(f"round {number} of {rounds}: {side.name}")
+                into.append(side.measure(number))
+    figures = compare(scenario.figures, *([each.values for each in rounds] for rounds in measured))
+    ours, theirs = map(_server, sides)
+    about = (
+        ("machine", f"{machine.describe()}; {busy}"),
+        ("versions", f"{ours.version}; {theirs.version}"),
+        (ours.name, ours.settings),
+        (theirs.name, theirs.settings),
+        ("load", scenario.settings(settings)),
+        ("rounds", f"{rounds}, in turn; {workers} core{'s' * (workers > 1)} for each side; scale {scale:g}"),
+    )
+    notes = [note for side, given in zip(sides, measured, strict=True) for note in _notes(side, given)]
+    return Outcome(scenario.name, theirs.name, figures, about, tuple(notes))
+
+
+def _server(side: Side) -> Server:
+    if side.server is None:
+        raise CannotMeasure(f"{side.name} was never started")
+    return side.server
+
+
+def _notes(side: Side, given: Sequence[Round]) -> Iterator[str]:
+    """The load's own part of the CPU, and what was measured beside, a sentence each."""
+    load, server = sum(each.load_cpu for each in given), sum(each.server_cpu for each in given)
+    if load:
+        yield (
+            f"{side.name}: the load itself took {shown(load / len(given))} s of CPU a round, "
+            f"{load / (load + server):.0%} of what both took"
+        )
+    for phrase in dict.fromkeys(phrase for each in given for phrase in each.asides):
+        values = [each.asides[phrase] for each in given if phrase in each.asides]
+        yield f"{side.name}: {phrase}: {shown(statistics.median(values))} (median)"
+    yield from _server(side).notes

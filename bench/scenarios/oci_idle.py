@@ -1,0 +1,77 @@
+"""``oci-idle``: what a connection costs on which nothing happens."""
+
+from __future__ import annotations
+
+import resource
+from typing import TYPE_CHECKING
+
+from bench.accounts import socket_buffers
+from bench.errors import CannotMeasure
+from bench.figures import Figure
+from bench.load import program
+from bench.measure import measuring
+from bench.peers import NGINX, REGISTRIES
+from bench.scenario import Round, Run, Scenario
+from bench.server import header_lines
+
+if TYPE_CHECKING:
+    from bench.server import Server
+
+CONNECTIONS = 10_000
+SPARE_FILES = 200
+WARM_CONNECTIONS = 50
+IDLE_SECONDS = "1h"
+
+
+class Idle(Scenario):
+    """Ten thousand keep-alive connections that have each asked once."""
+
+    name = "oci-idle"
+    about = "10,000 idle keep-alive connections: memory each"
+    figures = (
+        Figure("memory per connection, PSS", "KiB"),
+        Figure("memory per connection, PSS and socket buffers", "KiB"),
+        Figure("memory with all of them, PSS", "MiB"),
+        Figure("CPU per connection and its one request", "us"),
+    )
+    peers = (*REGISTRIES, NGINX)
+    options = ("--set", "limits.connections=20000", "--set", f"limits.idle_timeout={IDLE_SECONDS}")
+
+    def prepare(self, server: Server, run: Run) -> None:
+        """See `Scenario`."""
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if most < _count(run) + SPARE_FILES:
+            raise CannotMeasure(f"{_count(run)} connections need as many open files, and {most} are allowed")
+        with program.holding("idle", _orders(server, WARM_CONNECTIONS)) as load:
+            load.end()
+
+    def measure(self, server: Server, run: Run, number: int) -> Round:
+        """See `Scenario`."""
+        count = _count(run)
+        before, buffers = server.tree.pss(), socket_buffers()
+        with measuring(server.tree, memory=False) as usage, program.holding("idle", _orders(server, count)) as load:
+            with_all = server.tree.pss()
+            grown = max(0, socket_buffers() - buffers)
+            told = load.end()
+        values = {
+            "memory per connection, PSS": (with_all - before) / count / 1024,
+            "memory per connection, PSS and socket buffers": (with_all - before + grown) / count / 1024,
+            "memory with all of them, PSS": with_all / 2**20,
+            "CPU per connection and its one request": usage.cpu / count * 1e6,
+        }
+        return Round(values, told.cpu, usage.cpu)
+
+    def settings(self, run: Run) -> str:
+        """See `Scenario`."""
+        return (
+            f"a lean client of the harness's own (epoll), {_count(run)} connections, each with one GET /v2/ and then "
+            f"nothing; looked at when all are open, and all must still be open after"
+        )
+
+
+def _count(run: Run) -> int:
+    return run.scaled(CONNECTIONS, 50)
+
+
+def _orders(server: Server, count: int) -> dict[str, object]:
+    return {"port": server.port, "fields": header_lines(server), "connections": count}
