@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from enseada.exchange import Exchange
     from enseada.http import Handler
     from enseada.limits import Limits
+    from enseada.transport import Transport
 
 logger = logging.getLogger("enseada.server")
 
@@ -177,16 +178,19 @@ async def serve_listeners(
     shutdown: trio.Event | None = None,
     scheme: str = "http",
     on_exchange: Callable[[Exchange], None] | None = None,
+    transport: Callable[[socket.socket, str | None], Transport] = SocketTransport,
     task_status: trio.TaskStatus[Sequence[Listener]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve clients of ``listeners``, which it owns, until ``shutdown`` is set or it is cancelled.
+
+    ``transport`` makes a connection's, of its socket and its peer's address, in the task that serves it.
 
     Either way it ends gracefully: the listeners close, idle connections close, and requests under way may go on for
     ``grace`` seconds, their answers being the last of their connections. What is left then is cancelled, and waited
     for: handlers and transports bound the time that this takes. With a ``grace`` of 0 they are cancelled at once, and
     so they are when it is cancelled after ``shutdown`` was set: whoever wishes twice does not want to wait.
     """
-    server = _Server(handler, limits, scheme, on_exchange)
+    server = _Server(handler, limits, scheme, on_exchange, transport)
     wish = trio.Event()
     shielded = trio.CancelScope(shield=True)
     try:
@@ -244,13 +248,19 @@ def connection_limit(wanted: int) -> int:
 
 class _Server:
     def __init__(
-        self, handler: Handler, limits: Limits, scheme: str, on_exchange: Callable[[Exchange], None] | None
+        self,
+        handler: Handler,
+        limits: Limits,
+        scheme: str,
+        on_exchange: Callable[[Exchange], None] | None,
+        transport: Callable[[socket.socket, str | None], Transport],
     ) -> None:
         self.ending = Ending()
         self._handler = handler
         self._limits = limits
         self._scheme = scheme
         self._on_exchange = on_exchange
+        self._transport = transport
         self._room = trio.Semaphore(connection_limit(limits.connections))
         self._complained = -math.inf
 
@@ -287,9 +297,8 @@ class _Server:
 
     async def _serve(self, accepted: socket.socket) -> None:
         try:
-            transport = SocketTransport(accepted, _peer(accepted))
             await serve_connection(
-                transport,
+                self._transport(accepted, _peer(accepted)),
                 self._handler,
                 limits=self._limits,
                 scheme=self._scheme,

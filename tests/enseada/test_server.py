@@ -9,6 +9,7 @@ import resource
 import socket
 import stat
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,11 +28,12 @@ from enseada.server import (
     open_listeners,
     serve_listeners,
 )
+from enseada.transport import SocketTransport
 from tests.enseada.http_client import GET, Client, Truncated, chunked, echo, ignore, post
 from tests.enseada.test_transport import Rounds
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from enseada.exchange import Exchange
@@ -75,7 +77,11 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    handler: Handler, *addresses: str, limits: Limits | None = None, grace: float = 10
+    handler: Handler,
+    *addresses: str,
+    limits: Limits | None = None,
+    grace: float = 10,
+    transport: Callable[[socket.socket, str | None], SocketTransport] = SocketTransport,
 ) -> AsyncIterator[Server]:
     server = Server(await open_listeners(addresses or ["127.0.0.1:0"]))
 
@@ -88,6 +94,7 @@ async def serving(
                 grace=grace,
                 shutdown=server.shutdown,
                 on_exchange=server.exchanges.append,
+                transport=transport,
                 task_status=task_status,
             )
         server.over.set()
@@ -524,3 +531,26 @@ async def test_headers_of_handlers_reach_real_clients() -> None:
         await client.send(GET)
         assert "Docker-Distribution-Api-Version" in (await client.answer()).raw_names
         await client.stream.aclose()
+
+
+async def test_transports_of_a_hosts_own() -> None:
+    """Each is made in the task of its connection, with the peer's address."""
+    made: ContextVar[SocketTransport] = ContextVar("made")
+    seen: list[SocketTransport] = []
+
+    def make(connected: socket.socket, peer: str | None) -> SocketTransport:
+        transport = SocketTransport(connected, peer)
+        made.set(transport)
+        return transport
+
+    async def handler(request: Request) -> Response:
+        seen.append(made.get())
+        return Response(200, body=str(request.client).encode())
+
+    async with serving(handler, transport=make) as server:
+        clients = [await server.connect() for _ in range(2)]
+        for client in [*clients, *clients]:
+            await client.send(GET)
+            assert (await client.answer()).body == b"127.0.0.1"
+    assert seen[:2] == seen[2:]
+    assert seen[0] is not seen[1]
