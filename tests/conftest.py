@@ -1,4 +1,4 @@
-"""What the whole run says at its end: what was skipped, and why."""
+"""The plugins of the whole run, and what it says at its end: what was skipped, and why."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pytest
+
+# The first is installed with the package too; here it is the checkout's, installed or not.
+pytest_plugins = ["enseada.testing.plugin", "pytester"]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
