@@ -82,6 +82,11 @@ class Application:
             _log.error("request %s: the store failed: %s: %s", request.id, type(failure).__name__, failure)
             return found.refuse(request, unavailable("the store does not answer for now; try again"))
 
+    def refuse(self, request: Request, failure: RegistryError) -> Response | None:
+        """The answer that tells of a failure, in the dialect of the format that the request is for; None: for none."""
+        found = self._format(request.path)
+        return None if found is None else found.refuse(request, failure)
+
     async def _answer(self, request: Request, found: Format) -> Response:
         call = found.route(request)
         subject = ANONYMOUS if call.route.open else await self._authenticator.authenticate(request)

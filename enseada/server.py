@@ -220,6 +220,7 @@ async def serve_http(
     shutdown: trio.Event | None = None,
     scheme: str = "http",
     on_exchange: Callable[[Exchange], None] | None = None,
+    interpose: Callable[[Transport], Transport] | None = None,
     task_status: trio.TaskStatus[Sequence[Listener | StreamListener]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve clients of ``listeners``, which it owns, until ``shutdown`` is set or it is cancelled.
@@ -228,7 +229,8 @@ async def serve_http(
     time. ``listeners`` are what `open_listeners` opened, bound sockets, or trio's own (`trio.SSLListener`, one over
     memory streams); they are reported through ``task_status``, each with its ``address``. ``limits``: what a client may
     ask of us; None: the defaults. ``scheme`` is that of the URLs by which clients reach us, where a proxy in front of
-    us speaks TLS. ``on_exchange`` is called after each request, and must neither block nor raise.
+    us speaks TLS. ``on_exchange`` is called after each request, and must neither block nor raise. ``interpose`` is
+    given each connection's transport, in the task that serves it, and returns the one that is used.
 
     Either way it ends gracefully: the listeners close, idle connections close, and requests under way may go on for
     ``grace`` seconds, their answers being the last of their connections. What is left then is cancelled, and waited
@@ -236,7 +238,7 @@ async def serve_http(
     so they are when it is cancelled after ``shutdown`` was set: whoever wishes twice does not want to wait.
     """
     adopted = [adopt(each) for each in listeners]
-    server = _Server(handler, limits or Limits(), scheme, on_exchange)
+    server = _Server(handler, limits or Limits(), scheme, on_exchange, interpose)
     wish = trio.Event()
     shielded = trio.CancelScope(shield=True)
     try:
@@ -292,13 +294,19 @@ def connection_limit(wanted: int) -> int:
 
 class _Server:
     def __init__(
-        self, handler: Handler, limits: Limits, scheme: str, on_exchange: Callable[[Exchange], None] | None
+        self,
+        handler: Handler,
+        limits: Limits,
+        scheme: str,
+        on_exchange: Callable[[Exchange], None] | None,
+        interpose: Callable[[Transport], Transport] | None,
     ) -> None:
         self.ending = Ending()
         self._handler = handler
         self._limits = limits
         self._scheme = scheme
         self._on_exchange = on_exchange
+        self._interpose = interpose
         self._room = trio.Semaphore(connection_limit(limits.connections))
         self._complained = -math.inf
 
@@ -335,7 +343,7 @@ class _Server:
     async def _serve(self, transport: Transport, scheme: str) -> None:
         try:
             await serve_connection(
-                transport,
+                self._interpose(transport) if self._interpose is not None else transport,
                 self._handler,
                 limits=self._limits,
                 scheme=scheme,

@@ -1,4 +1,4 @@
-"""What all tests have in common: how hypothesis draws, and that the run says at its end what was skipped, and why."""
+"""What all tests have in common: plugins, how hypothesis draws, and that the run says at its end what was skipped."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 # How long an example takes says how busy the machine is. What CI's own profile sets is kept.
 settings.register_profile("enseada", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("enseada")
+# The first is installed with the package too; here it is the checkout's, installed or not.
+pytest_plugins = ["enseada.testing.plugin", "pytester"]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

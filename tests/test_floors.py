@@ -53,14 +53,18 @@ FLOORS: Mapping[str, int] = {
     "enseada.embedding": 6,
     "enseada.serving": 6,
     "enseada.cli": 6,
+    "enseada.testing": 6,
     "enseada.__main__": 6,
 }
 """The floor of a module, or of a package and all that it holds. The package `enseada` itself is a façade: it imports
 nothing when it is imported, and looks its public names up, wherever they are, when they are asked for."""
 
-MAY_IMPORT_TRIO = tuple(
-    f"enseada.{name}"
-    for name in ("transport", "connection", "streamlistener", "server", "websocket", "serving", "cli")
+MAY_IMPORT_TRIO = (
+    *(
+        f"enseada.{name}"
+        for name in ("transport", "connection", "streamlistener", "server", "websocket", "serving", "cli")
+    ),
+    *(f"enseada.testing.{name}" for name in ("acts", "loopthread", "running")),
 )
 TRIO = ("trio", "trio_websocket", "trio_typing", "outcome")
 

@@ -114,6 +114,14 @@ def test_installs_and_serves(kind: str, built: dict[str, Path], tmp_path: Path) 
         assert registry.blob("app", sha256(data)) == data
         assert registry.http.get("/v2/", auth=("admin", "wrong")).status_code == 401
 
+    run(python, "-m", "pip", "install", "-q", "pytest", cwd=tmp_path)
+    (tmp_path / "test_it.py").write_text(
+        "def test_it(enseada_registry):\n"
+        "    image = enseada_registry.push('team/app', '1')\n"
+        "    assert enseada_registry.manifest('team/app', '1').digest == image.digest\n"
+    )
+    options = ("-W", "error", "-p", "no:cacheprovider", "--strict-markers")
+    assert "1 passed" in run(python, "-m", "pytest", *options, tmp_path / "test_it.py", cwd=tmp_path)
 
 WRONG = """
 import enseada

@@ -18,6 +18,8 @@ from tests.clients.harness import PASSWORD, Log, Served, Shell, docker_engine, n
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
+    from enseada.testing import RunningRegistry
+
 LOG_START = pytest.StashKey[dict[Log, int]]()
 LOG_SHOWN = 20_000
 """Bytes of a registry's log that are shown beside a test that failed."""
@@ -62,6 +64,14 @@ def engine() -> Iterator[str]:
 def shell(tmp_path: Path) -> Shell:
     """A shell in a fresh home."""
     return Shell.at(tmp_path)
+
+
+@pytest.fixture
+def logged_in(shell: Shell, enseada_registry: RunningRegistry) -> Shell:
+    """A shell in which all clients are logged in at ``enseada_registry``: the one to see what a client asks for."""
+    for file in (shell.home / ".docker" / "config.json", shell.home / "auth.json"):
+        file.write_text(enseada_registry.docker_config)
+    return shell
 
 
 @pytest.fixture

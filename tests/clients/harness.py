@@ -16,7 +16,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -296,19 +295,6 @@ class Served:
     def log_size(self) -> int:
         """How far the log has grown, in bytes."""
         return self.log.path.stat().st_size if self.log is not None else 0
-
-    def log_since(self, start: int) -> str:
-        """What the log holds from byte ``start`` on, with a line for every request that was answered before.
-
-        Lines are written behind the answers; so a request of our own follows them, and its line is waited for.
-        """
-        if self.log is None:
-            return ""
-        mark = f"/mark-{uuid.uuid4().hex}"
-        with contextlib.suppress(httpx.TransportError):  # a server that has ended writes no more
-            self.http.get(mark)
-            self.log.wait_for(mark.encode(), START_TIMEOUT)
-        return self.log.path.read_bytes()[start:].decode(errors="replace")
 
 
 @contextlib.contextmanager

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MIB = 1024 * 1024
+CHUNKS = ("--blob-chunk", str(MIB), "--blob-max", str(2 * MIB))
+"""What makes regctl send chunks of a mebibyte."""
 
 
 @pytest.fixture
@@ -81,16 +83,12 @@ def _head(shell: Shell, registry: Served, repo: str, digest: str) -> str:
 
 
 def test_blob_in_chunks(regctl: Shell, registry: Served, repo: str) -> None:
-    """12 MiB and 5 bytes in chunks of 1 MiB: thirteen PATCHes with Content-Range."""
+    """12 MiB and 5 bytes. That these are many PATCHes, and what becomes of them, test_faults.py shows."""
     data = os.urandom(12 * MIB + 5)
-    chunks = ("--blob-chunk", str(MIB), "--blob-max", str(2 * MIB))
-    regctl.run("regctl", "registry", "set", "--skip-check", *chunks, registry.host)
-    start = registry.log_size()
+    regctl.run("regctl", "registry", "set", "--skip-check", *CHUNKS, registry.host)
     assert regctl.run("regctl", "blob", "put", registry.name(repo), input=data).text == sha256(data)
     assert registry.blob(repo, sha256(data)) == data
     assert regctl.run("regctl", "blob", "get", registry.name(repo), sha256(data)).out == data
-    if registry.log is not None:
-        assert registry.log_since(start).count("PATCH") >= 12
 
 
 def test_artifact_and_referrers(regctl: Shell, registry: Served, repo: str, layout: Path, image: images.Image) -> None:

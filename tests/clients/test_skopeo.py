@@ -15,6 +15,8 @@ from tests.clients.harness import WRONG_PASSWORD, Served, Shell, assert_refused,
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from enseada.testing import RunningRegistry
+
 TO = ("skopeo", "copy", "--dest-tls-verify=false")
 FROM = ("skopeo", "copy", "--src-tls-verify=false")
 BIG = 200 * 1024 * 1024
@@ -100,18 +102,20 @@ def _file(archive: tarfile.TarFile, name: str) -> tarfile.ExFileObject | None:
     return member if isinstance(member, tarfile.ExFileObject) else None
 
 
-def test_between_repositories(skopeo: Shell, registry: Served, repo: str, layout: Path, image: images.Image) -> None:
+def test_between_repositories(
+    logged_in: Shell, enseada_registry: RunningRegistry, repo: str, layout: Path, image: images.Image
+) -> None:
     """A copy inside one registry, which skopeo does by mounting the blobs."""
-    skopeo.run(*TO, f"oci:{layout}:1", f"docker://{registry.name(repo)}/from:1")
-    start = registry.log_size()
-    skopeo.run(
-        *TO, "--src-tls-verify=false", f"docker://{registry.name(repo)}/from:1", f"docker://{registry.name(repo)}/to:1"
-    )
-    assert registry.manifest(f"{repo}/to", "1").content == image.manifest.data
-    for blob in image.blobs:
-        assert registry.blob(f"{repo}/to", blob.digest) == blob.data
-    if registry.log is not None:
-        assert "mount=" in registry.log_since(start), "skopeo did not try to mount"
+    need("skopeo")
+    where = f"docker://{enseada_registry.host}/{repo}"
+    logged_in.run(*TO, f"oci:{layout}:1", f"{where}/from:1")
+    logged_in.run(*TO, "--src-tls-verify=false", f"{where}/from:1", f"{where}/to:1")
+    mounts = [request.status for request in enseada_registry.requests if "mount=" in request.query]
+    assert mounts
+    assert set(mounts) == {201}
+    assert enseada_registry.manifest(f"{repo}/to", "1").content == image.manifest.data
+    logged_in.run(*FROM, f"{where}/to:1", f"oci:{logged_in.home}/back:1")
+    images.assert_layout_holds(logged_in.home / "back", image)
 
 
 def test_inspect_and_list_tags(skopeo: Shell, registry: Served, repo: str, layout: Path, image: images.Image) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import pytest
 import trio
 
 from enseada.build import open_registry
-from enseada.http import BodyError, BytesBody, Headers, Request
+from enseada.http import BodyError, BytesBody, Headers, RegistryError, Request
 from enseada.protocols.oci.manifest import OCI_IMAGE
 from enseada.storage.blobs.base import BlobBusy, BlobLost, BlobUnavailable
 from enseada.storage.blobs.memory import MemoryStore as MemoryBlobs
@@ -175,6 +176,19 @@ async def test_a_defect_is_left_to_whoever_carries_us() -> None:
         client.documents.fail("get", "oci-link:", RuntimeError)
         with pytest.raises(RuntimeError):
             await client.get(f"/v2/{NAME}/blobs/{DIGEST}")
+
+
+async def test_a_refusal_by_somebody_else_is_in_the_dialect_of_the_format() -> None:
+    async with in_memory() as client:
+        failure = RegistryError(401, "UNAUTHORIZED", "not you", headers=[("Retry-After", "3")])
+        for path, known in ((f"/v2/{NAME}/tags/list", True), ("/v2/nothing", True), ("/-/live", False)):
+            response = client.registry.refuse(Request("GET", path, "", Headers(), BytesBody()), failure)
+            assert (response is not None) == known
+            if response is not None:
+                assert isinstance(response.body, bytes)
+                assert json.loads(response.body) == {"errors": [{"code": "UNAUTHORIZED", "message": "not you"}]}
+                assert response.headers.get("retry-after") == "3"
+                assert "www-authenticate" in response.headers
 
 
 async def test_a_client_that_has_gone_is_told_nothing() -> None:

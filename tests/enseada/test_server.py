@@ -9,6 +9,7 @@ import resource
 import socket
 import stat
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,11 +33,12 @@ from tests.enseada.test_transport import Rounds
 from tests.nobody import as_nobody
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from enseada.exchange import Exchange
     from enseada.http import Handler
+    from enseada.transport import Transport
 
 
 class File:
@@ -76,7 +78,11 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    handler: Handler, *addresses: str, limits: Limits | None = None, grace: float = 10
+    handler: Handler,
+    *addresses: str,
+    limits: Limits | None = None,
+    grace: float = 10,
+    interpose: Callable[[Transport], Transport] | None = None,
 ) -> AsyncIterator[Server]:
     server = Server(await open_listeners(addresses or ["127.0.0.1:0"]))
 
@@ -89,6 +95,7 @@ async def serving(
                 grace=grace,
                 shutdown=server.shutdown,
                 on_exchange=server.exchanges.append,
+                interpose=interpose,
                 task_status=task_status,
             )
         server.over.set()
@@ -528,3 +535,25 @@ async def test_headers_of_handlers_reach_real_clients() -> None:
         await client.send(GET)
         assert "Docker-Distribution-Api-Version" in (await client.answer()).raw_names
         await client.stream.aclose()
+
+
+async def test_transports_of_a_hosts_own() -> None:
+    """Each is interposed in the task of its connection."""
+    made: ContextVar[Transport] = ContextVar("made")
+    seen: list[Transport] = []
+
+    def interpose(transport: Transport) -> Transport:
+        made.set(transport)
+        return transport
+
+    async def handler(request: Request) -> Response:
+        seen.append(made.get())
+        return Response(200, body=str(request.client).encode())
+
+    async with serving(handler, interpose=interpose) as server:
+        clients = [await server.connect() for _ in range(2)]
+        for client in [*clients, *clients]:
+            await client.send(GET)
+            assert (await client.answer()).body == b"127.0.0.1"
+    assert seen[:2] == seen[2:]
+    assert seen[0] is not seen[1]
