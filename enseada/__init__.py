@@ -1,6 +1,7 @@
 """Enseada: a package registry for the people who run their own, and a library for programs that serve packages.
 
-What is listed in ``__all__`` is public, and docs/library.md describes it. Everything else may change with any release.
+What is listed in ``__all__`` is public, and docs/library.md describes it; so is that of `enseada.testing`, for tests of
+programs that speak to a registry. Everything else may change with any release.
 The names are looked up when they are asked for, because importing what they need takes longer than this module may.
 """
 
