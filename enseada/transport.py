@@ -122,7 +122,7 @@ class Transport(Protocol):
 class SocketTransport:
     """A connected, non-blocking TCP or unix socket, which it owns."""
 
-    __slots__ = ("_others_ran", "_socket", "_taken", "_waited", "_work", "fairness", "peer", "sent")
+    __slots__ = ("_others_ran", "_sent_last", "_socket", "_taken", "_waited", "_work", "fairness", "peer", "sent")
 
     def __init__(self, connected: socket.socket, peer: str | None = None) -> None:
         connected.setblocking(False)
@@ -131,22 +131,22 @@ class SocketTransport:
         self.fairness = current_fairness()
         self._work = 0  # bytes moved since this task last let others run
         self._others_ran = False
+        self._sent_last = False
         self.sent = 0
         self._waited = 0.0  # seconds of waiting for the peer to take what is sent, since it was last looked at
         self._taken = 0  # what it had taken then
 
     async def receive_into(self, buffer: memoryview, timeout: float = math.inf) -> int:
-        await self._keep_budget()
+        if self._sent_last:
+            # Whoever gets what was just sent has most likely not answered it yet: to try first would be in vain.
+            await self._wait_for_data(timeout)
+        else:
+            await self._keep_budget()
         while True:
             try:
                 count = self._socket.recv_into(buffer)
             except BlockingIOError:
-                self._begin_turn()
-                if timeout == math.inf:  # a scope costs as much as the waiting
-                    await trio.lowlevel.wait_readable(self._socket)
-                    continue
-                with trio.fail_after(timeout):
-                    await trio.lowlevel.wait_readable(self._socket)
+                await self._wait_for_data(timeout)
             except OSError as error:
                 raise trio.BrokenResourceError("the peer has gone") from error
             else:
@@ -155,6 +155,7 @@ class SocketTransport:
 
     async def send(self, *parts: bytes | memoryview, timeout: float = math.inf, least_rate: float = 0) -> None:
         left = [memoryview(part) for part in parts]
+        self._sent_last = True
         while left:
             await self._keep_budget()
             try:
@@ -175,6 +176,7 @@ class SocketTransport:
         self, fd: int, start: int, count: int, *, timeout: float = math.inf, least_rate: float = 0
     ) -> None:
         stop = start + count
+        self._sent_last = True
         while start < stop:
             await self._keep_budget()
             step = min(stop - start, SENDFILE_STEP, self.fairness.budget())
@@ -233,6 +235,15 @@ class SocketTransport:
             await trio.lowlevel.checkpoint()
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def _wait_for_data(self, timeout: float) -> None:
+        self._begin_turn()
+        self._sent_last = False
+        if timeout == math.inf:  # a scope costs as much as the waiting
+            await trio.lowlevel.wait_readable(self._socket)
+        else:
+            with trio.fail_after(timeout):
+                await trio.lowlevel.wait_readable(self._socket)
 
     def _begin_turn(self) -> None:
         self._work = 0

@@ -105,9 +105,9 @@ class Workers(Scenario):
     def settings(self, run: Run) -> str:
         """See `Scenario`."""
         return (
-            f"{small.versions()}, {CONNECTIONS} keep-alive connections; pushes as in oci-push; {WRITERS} connections "
-            f"that write one tag after the other for {_seconds(run):.0f} s, to a server of their own with {MANY} workers "
-            f"(one-worker has one)"
+            f"{small.versions()}, {CONNECTIONS} keep-alive connections; pushes as in oci-push; {WRITERS} "
+            f"connections that write one tag after the other for {_seconds(run):.0f} s, to a server of their own with "
+            f"{MANY} workers (one-worker has one)"
         )
 
 
