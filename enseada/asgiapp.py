@@ -89,17 +89,18 @@ class ASGIApp:
         headers = Headers((name.lower(), value) for name, value in scope["headers"])
         body = ASGIBody(receive, _length(scope, headers), self.registry.limits, _expects(scope, headers))
         root_path, path = locate(scope, self.registry.prefixes)
+        client, *_ = scope.get("client") or (None,)
         request = Request(
-            scope["method"],
-            path,
-            quote(scope.get("query_string", b""), safe=_AS_SENT),
-            headers,
-            body,
-            scope.get("scheme", "http"),
-            _host(scope, headers),
-            root_path,
-            (scope.get("client") or ("",))[0] or None,
-            new_id(),
+            method=scope["method"],
+            path=path,
+            query=quote(scope.get("query_string", b""), safe=_AS_SENT),
+            headers=headers,
+            body=body,
+            scheme=scope.get("scheme", "http"),
+            host=_host(scope, headers),
+            root_path=root_path,
+            client=client or None,
+            id=new_id(),
         )
         answering = _Answering(request, body, receive, send)
         try:

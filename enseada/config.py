@@ -8,11 +8,9 @@ TOML file, ``ENSEADA_…`` variables, flags. Every source is checked, also where
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
 import re
-import tomllib
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -348,12 +346,16 @@ def _known(name: str, known: Mapping[str, Setting], where: str) -> Setting:
     if len(name) > 200:
         near = []  # difflib's work grows with the product of the lengths
     else:
+        import difflib  # here, since only mistakes need it, and every start would wait for it
+
         near = difflib.get_close_matches(name, [*known, *([CONFIG_VARIABLE] if known is _BY_VARIABLE else [])], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise ConfigError(f"{_short(name)}, in {where}, is no setting of Enseada's{hint}")
 
 
 def _read(file: Path) -> dict[str, Any]:
+    import tomllib  # here, since many installations have no file
+
     try:
         with file.open("rb") as stream:
             return tomllib.load(stream)

@@ -69,7 +69,7 @@ class Registry:
 
         Raises StartError for a data folder that cannot be used, RuntimeError if it is running already, and what
         ``stores`` raises. End first what sends it requests: those that are under way when the block is left find the
-        stores closed. It may be entered again afterwards.
+        stores closed; later ones are answered 503. It may be entered again afterwards.
         """
         if self._entered:
             raise RuntimeError("this registry is running already")
@@ -77,9 +77,12 @@ class Registry:
         try:
             async with self._opened() as opened, opened.registry.running():
                 self._application, self.admin_password = opened.registry, opened.admin_password
-                yield self
+                try:
+                    yield self
+                finally:
+                    self._application = self.admin_password = None
         finally:
-            self._application, self.admin_password, self._entered = None, None, False
+            self._entered = False
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[Opened]:

@@ -5,8 +5,6 @@ That mypy is content with them is the question of tests/test_sdist.py, which has
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import re
 import subprocess
 import sys
@@ -15,13 +13,10 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 import enseada
 from tests.docs.reference import GROUPS, PAGE, updated
+from tests.enseada.certificate import make_certificate
 from tests.programs import TIMEOUT, environment, running
 
 if TYPE_CHECKING:
@@ -44,24 +39,6 @@ class Program:
 PROGRAMS = [Program(*match) for match in _PROGRAM.findall(PAGE.read_text())]
 
 
-def make_certificate(folder: Path) -> None:
-    """A certificate for 127.0.0.1 that nobody but us trusts: what the page calls cert.pem and key.pem."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    form = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "key.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, *form))
-
-
 def test_every_program_is_run() -> None:
     """A program without a word on how to run it would not be."""
     prose = PAGE.read_text().partition("## Reference")[0]
@@ -72,7 +49,7 @@ def test_every_program_is_run() -> None:
 def test_program(number: int, tmp_path: Path) -> None:
     program = PROGRAMS[number]
     (tmp_path / "program.py").write_text(program.source)
-    make_certificate(tmp_path)
+    make_certificate(tmp_path)  # what the page calls cert.pem and key.pem
     if program.how == "ends":
         subprocess.run(
             [sys.executable, "program.py"], cwd=tmp_path, env=environment(tmp_path), timeout=TIMEOUT, check=True

@@ -92,7 +92,7 @@ async def test_stores_of_the_hosts_own() -> None:
         async with enseada.memory_stores() as opened:
             states.append("open")
             yield opened
-        states.append("closed")
+            states.append("still running" if registry.is_running else "closing")
 
     registry = enseada.Registry(cheap_settings(), stores=stores)
     async with connected(registry) as client:
@@ -100,7 +100,7 @@ async def test_stores_of_the_hosts_own() -> None:
         async with registry.running():
             assert states == ["open"]
             await push_and_pull(client)
-        assert states == ["open", "closed"]
+        assert states == ["open", "closing"]
 
 
 async def test_stores_that_cannot_be_opened() -> None:

@@ -363,3 +363,29 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
     code, said = refused(tmp_path / "data")
     assert code == 1
     assert "--data" in said
+
+
+NOT_FOR_THIS = (
+    # Other stores, other event loops, other servers; what signs tokens, before there is one to be signed.
+    *("asyncio", "httpx", "requests", "urllib3", "minio", "boto3", "botocore", "google", "aiohttp"),
+    *("uvicorn", "hypercorn", "starlette", "fastapi", "jwt", "cryptography"),
+    *("enseada.asgiapp", "enseada.embedding", "enseada.storage.blobs.memory", "enseada.storage.documents.memory"),
+)
+
+
+def test_what_is_not_used_is_not_imported(tmp_path: Path) -> None:
+    """SQLite and the local disk want no client of any other store, and trio no asyncio."""
+    log = tmp_path / "imports"
+    env = environment(PYTHONPROFILEIMPORTTIME="1")  # has it write a line for every module
+    with log.open("w") as sink:
+        process = subprocess.Popen(
+            command(tmp_path / "data"), stdout=subprocess.PIPE, stderr=sink, text=True, env=env
+        )
+        assert process.stdout is not None
+        with process.stdout:
+            assert process.stdout.readline().startswith("listening on ")
+            process.terminate()
+            assert process.wait(DEADLINE) == 0
+    imported = {line.rpartition("|")[2].strip() for line in log.read_text().splitlines() if "import time:" in line}
+    assert {"trio", "sqlite3", "enseada.serving", "enseada.storage.blobs.local"} <= imported
+    assert {name for name in imported if name in NOT_FOR_THIS or name.split(".")[0] in NOT_FOR_THIS} == set()
