@@ -1,4 +1,4 @@
-"""The command line: ``list`` and ``run``.
+"""The command line: ``list``, ``run`` and ``report``.
 
 One rule: the exit code says only whether it could be measured, never how good a figure is.
 """
@@ -15,12 +15,14 @@ import click
 from bench import records, runner, scenarios, table
 from bench.errors import CannotMeasure
 from bench.peers.elsewhere import Elsewhere
+from bench.running import ROOT
 from bench.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
     from bench.server import Peer
 
 COULD_NOT_MEASURE = 1
+PAGE = ROOT / "docs" / "benchmarks.md"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -30,10 +32,11 @@ def main() -> None:
 
 @main.command("list")
 def list_() -> None:
-    """Name the scenarios and the peers."""
+    """Name the scenarios, what each must reach, and its peers."""
     width = max(map(len, SCENARIOS))
     for each in SCENARIOS.values():
-        click.echo(f"{each.name:{width}}  {each.about} (beside {', '.join(peer.name for peer in each.peers)})")
+        click.echo(f"{each.name:{width}}  {each.about}")
+        click.echo(f"{'':{width}}  goal: {each.goal}; beside {', '.join(peer.name for peer in each.peers)}")
 
 
 @main.command()
@@ -70,13 +73,32 @@ def run(
             beside = found.peer(peer)
         cores = workers or found.workers
         outcome = runner.run(found, beside, rounds=rounds, workers=cores, scale=scale, tell=_tell)
-        click.echo(table.render(outcome), nl=False)
         if file is not None:
             records.write(outcome, file)
+        click.echo(table.render(outcome), nl=False)
     except CannotMeasure as reason:
         _fail(str(reason))
     except OSError as reason:
         _fail(f"{reason.filename or 'the machine'}: {reason.strerror}")
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--page", type=click.Path(path_type=Path, dir_okay=False), default=PAGE, show_default=True, help="To write."
+)
+def report(files: tuple[Path, ...], page: Path) -> None:
+    """Turn JSON files of runs into docs/benchmarks.md, with plots beside it."""
+    from bench import report as pages  # matplotlib takes a second to import, and only this command draws
+
+    try:
+        outcomes = [outcome for file in files for outcome in records.read(file)]
+        for path in pages.write(outcomes, page):
+            click.echo(path)
+    except CannotMeasure as reason:
+        _fail(str(reason))
+    except OSError as reason:
+        _fail(f"{reason.filename or page}: {reason.strerror}")
 
 
 def _tell(line: str) -> None:

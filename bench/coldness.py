@@ -1,7 +1,13 @@
-"""Cold files: out of the page cache, and proof that they are."""
+"""Cold files: out of the page cache, and proof that they are.
+
+mincore(2) looks: a read that must not wait (RWF_NOWAIT) would make the kernel read ahead, and so bring in what it asks
+for.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 from typing import TYPE_CHECKING
 
@@ -13,11 +19,16 @@ if TYPE_CHECKING:
 
 LEAST_BYTES = 64 * 1024
 """Smaller files are left alone: they are no bytes for load."""
-PROBES = 16
-"""Places of a file that are looked at."""
 TRIES = 5
-WARM_SHARE = 0.05
-"""What share of the places may still be in memory: somebody else may read ahead, or write back."""
+WARM_SHARE = 0.01
+"""What share of the pages may still be in memory: somebody else may have one in hand."""
+FAILED = ctypes.c_void_p(-1).value
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64)
+libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
 
 
 def make_cold(folder: Path) -> None:
@@ -32,11 +43,11 @@ def make_cold(folder: Path) -> None:
 
 
 def warm_share(folder: Path) -> float:
-    """What share of the places looked at is in the page cache; looking brings nothing in."""
-    looks = [_is_warm(path, number) for path in _large_files(folder) for number in range(PROBES)]
-    if not looks:
+    """What share of the pages of large files is in memory. Raises CannotMeasure."""
+    counts = [_pages(path) for path in _large_files(folder)]
+    if not counts:
         raise CannotMeasure(f"there are no large files in {folder}")
-    return sum(looks) / len(looks)
+    return sum(warm for warm, _ in counts) / sum(pages for _, pages in counts)
 
 
 def _large_files(folder: Path) -> Iterator[Path]:
@@ -54,12 +65,21 @@ def _drop(path: Path) -> None:
         os.close(file)
 
 
-def _is_warm(path: Path, number: int) -> bool:
+def _pages(path: Path) -> tuple[int, int]:
+    """How many pages of a file are in memory, and how many it has."""
+    size = path.stat().st_size
     file = os.open(path, os.O_RDONLY)
     try:
-        offset = path.stat().st_size * number // PROBES
-        return bool(os.preadv(file, [bytearray(1)], offset, os.RWF_NOWAIT))
-    except BlockingIOError:
-        return False
+        # Mapped and never touched.
+        address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file, 0)
     finally:
         os.close(file)
+    if address == FAILED:
+        raise CannotMeasure(f"{path} cannot be mapped: {os.strerror(ctypes.get_errno())}")
+    try:
+        pages = ctypes.create_string_buffer(-(-size // mmap.PAGESIZE))
+        if libc.mincore(address, size, pages):
+            raise CannotMeasure(f"{path} does not show its pages: {os.strerror(ctypes.get_errno())}")
+    finally:
+        libc.munmap(address, size)
+    return sum(page & 1 for page in pages.raw), len(pages)

@@ -56,6 +56,7 @@ def run(
         ("versions", f"{ours.version}; {theirs.version}"),
         (ours.name, ours.settings),
         (theirs.name, theirs.settings),
+        ("goal", scenario.goal),
         ("load", scenario.settings(settings)),
         ("rounds", f"{rounds}, in turn; {workers} core{'s' * (workers > 1)} for each side; scale {scale:g}"),
     )

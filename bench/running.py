@@ -13,10 +13,12 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from signal import SIGINT, SIGTERM
+from typing import IO, TYPE_CHECKING, TypeAlias, TypeVar
 
 from bench.cache import PATH
 from bench.errors import CannotMeasure
@@ -39,39 +41,90 @@ LOG_SHOWN = 2000
 
 @contextmanager
 def program(
-    command: Sequence[str | Path], log: Path, *, environment: Mapping[str, str] | None = None, cwd: Path = ROOT
+    command: Sequence[str | Path], log: Path, *, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``command`` while the block runs, with what it writes in ``log``. Raises CannotMeasure if it is not here."""
     words = [str(word) for word in command]
     found = shutil.which(words[0], path=PATH)
     if found is None:
         raise CannotMeasure(f"the program {words[0]} is not here")
-    with log.open("ab") as sink:
-        process = subprocess.Popen(
+    with (
+        log.open("ab") as sink,
+        child(
             [found, *words[1:]],
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,
             env=clean_environment() | dict(environment or {}),
-            cwd=cwd,
-            # Its own group: ctrl-C on a terminal is for the harness, which then ends what it started.
-            start_new_session=True,
-        )
+        ) as process,
+    ):
+        yield process
+
+
+@contextmanager
+def child(
+    command: Sequence[str],
+    *,
+    stdin: int,
+    stdout: int | IO[bytes],
+    stderr: int | IO[bytes],
+    env: Mapping[str, str],
+    patience: float | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``command`` in the checkout while the block runs; ended at its end, as `stop` does.
+
+    A signal that ends the harness cannot come between the start of the process and the care for its end.
+    """
+    process = None
     try:
+        with _signals_deferred():
+            process = subprocess.Popen(
+                command,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                env=env,
+                cwd=ROOT,
+                # Its own group: ctrl-C on a terminal is for the harness, which then ends what it started.
+                start_new_session=True,
+            )
         yield process
     finally:
-        stop(process)
+        if process is not None:
+            with _signals_deferred():
+                stop(process, STOP_TIMEOUT if patience is None else patience)
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End it and what it left in its group."""
-    if process.poll() is None:
+def stop(process: subprocess.Popen[bytes], patience: float) -> None:
+    """End it and what it left in its group; killed after ``patience`` seconds."""
+    if process.poll() is None and patience:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_TIMEOUT)
+            process.wait(patience)
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            with suppress(BrokenPipeError):
+                stream.close()
+
+
+@contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Let SIGINT and SIGTERM act after the block. In other threads than the main one they never act."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in (SIGINT, SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        for number in came:
+            os.kill(os.getpid(), number)
 
 
 def clean_environment() -> dict[str, str]:

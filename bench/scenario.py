@@ -70,6 +70,8 @@ class Scenario(ABC):
     name: ClassVar[str]
     about: ClassVar[str]
     """One line."""
+    goal: ClassVar[str]
+    """What is to be reached; told, and never judged by."""
     figures: ClassVar[Sequence[Figure]]
     peers: ClassVar[Sequence[Peer]]
     """What it can be measured beside by name, the default first."""

@@ -6,18 +6,16 @@ A traced process is many times slower, so nothing else is measured meanwhile.
 from __future__ import annotations
 
 import re
-import signal
-import subprocess
-import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import CannotMeasure
-from bench.running import POLL, STOP_TIMEOUT, clean_environment
+from bench.running import POLL, program, scratch
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
     from bench.accounts import Tree
@@ -34,29 +32,14 @@ def counting(tree: Tree, names: tuple[str, ...]) -> Iterator[dict[str, int]]:
     Raises CannotMeasure where strace is not here, or may not trace.
     """
     counts: dict[str, int] = {}
-    pids = [str(each.pid) for each in tree.processes()]
-    with tempfile.TemporaryDirectory(prefix="enseada-strace-") as folder:
-        summary = Path(folder) / "summary"
-        attach = [argument for pid in pids for argument in ("-p", pid)]
-        command = ["strace", "-f", "-c", "-o", str(summary), "-e", f"trace={','.join(names)}", *attach]
-        try:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=clean_environment(), text=True
-            )
-        except FileNotFoundError:
-            raise CannotMeasure("strace, which counts system calls, is not here") from None
-        try:
-            _wait_until_traced(process, tree)
+    with scratch() as folder:
+        summary, log = folder / "summary", folder / "log"
+        attach = [argument for each in tree.processes() for argument in ("-p", str(each.pid))]
+        with program(["strace", "-f", "-c", "-o", summary, "-e", f"trace={','.join(names)}", *attach], log) as process:
+            _wait_until_traced(process, tree, log)
             yield counts
-        finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                _, said = process.communicate(timeout=STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                _, said = process.communicate()
         if not summary.exists():
-            raise CannotMeasure(f"strace told nothing: {said.strip()}")
+            raise CannotMeasure(f"strace told nothing: {log.read_text(errors='replace')}")
         counts.update(parse(summary.read_text()))
 
 
@@ -65,12 +48,11 @@ def parse(summary: str) -> dict[str, int]:
     return {name: int(calls) for calls, name in LINE.findall(summary) if name != "total"}
 
 
-def _wait_until_traced(process: subprocess.Popen[str], tree: Tree) -> None:
+def _wait_until_traced(process: subprocess.Popen[bytes], tree: Tree, log: Path) -> None:
     deadline = time.monotonic() + ATTACH_TIMEOUT
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            assert process.stderr is not None
-            raise CannotMeasure(f"strace may not trace: {process.stderr.read().strip()}")
+            raise CannotMeasure(f"strace may not trace: {log.read_text(errors='replace').strip()}")
         if all(_is_traced(each.pid) for each in tree.processes()):
             return
         time.sleep(POLL)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import CannotMeasure
 from bench.load.client import BadAnswer
 from bench.load.loop import Readable, Stalled
-from bench.running import LOG_SHOWN, ROOT, clean_environment
+from bench.running import LOG_SHOWN, child, clean_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -84,23 +84,19 @@ def holding(name: str, orders: Mapping[str, Any]) -> Iterator[Held]:
 
 @contextmanager
 def _started(name: str, orders: Mapping[str, Any]) -> Iterator[Held]:
-    with subprocess.Popen(
+    with child(
         [sys.executable, "-m", f"bench.load.{name}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        cwd=ROOT,
         env=clean_environment(),
-        start_new_session=True,
+        patience=0,
     ) as process:
-        try:
-            assert process.stdin is not None
-            with suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(orders).encode() + b"\n")
-                process.stdin.flush()
-            yield Held(name, process)
-        finally:
-            process.kill()
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(orders).encode() + b"\n")
+            process.stdin.flush()
+        yield Held(name, process)
 
 
 def main(work: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:

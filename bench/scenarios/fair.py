@@ -48,6 +48,7 @@ class Fair(Scenario):
 
     name = "fair"
     about = "p99 of a small GET while 8 pushes write more than the kernel's dirty limit and 64 slow readers hang on"
+    goal = "p99 at most 20 ms, and at most distribution's"
     figures = (
         Figure("wall of a small GET, p50", "ms"),
         Figure("wall of a small GET, p99", "ms"),

@@ -28,6 +28,7 @@ class Idle(Scenario):
 
     name = "oci-idle"
     about = "10,000 idle keep-alive connections: memory each"
+    goal = "at most 10 KiB a connection"
     figures = (
         Figure("memory per connection, PSS", "KiB"),
         Figure("memory per connection, PSS and socket buffers", "KiB"),

@@ -34,6 +34,7 @@ class Pull(Scenario):
 
     name = "oci-pull"
     about = "1 GiB in 16 layers: CPU per GiB of downloads, cold and warm, 1 and 64 clients"
+    goal = "2 times less CPU than distribution, at most 1.5 times nginx"
     figures = (
         *(Figure(f"CPU per GiB {state}, {_words(clients)}", "s") for state, clients in KINDS),
         *(Figure(f"rate {state}, {_words(clients)}", "MiB/s", "higher") for state, clients in KINDS),

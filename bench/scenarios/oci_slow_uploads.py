@@ -32,6 +32,7 @@ class SlowUploads(Scenario):
 
     name = "oci-slow-uploads"
     about = "1,000 uploads at 20 KiB/s: memory per upload, CPU"
+    goal = "at most 32 KiB an upload, 10 times less than distribution"
     figures = (
         Figure("memory per upload, PSS", "KiB"),
         Figure("memory per upload, PSS and socket buffers", "KiB"),

@@ -32,6 +32,7 @@ class Small(Scenario):
 
     name = "oci-small"
     about = "CPU of a small answer: GET /v2/, HEAD and GET of a manifest by tag and by digest, with a token"
+    goal = "5 times less CPU than distribution"
     figures = (
         Figure("CPU per request, all kinds alike", "us"),
         *(Figure(f"CPU per {kind}", "us") for kind in KINDS),

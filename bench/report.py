@@ -1,0 +1,105 @@
+"""docs/benchmarks.md, from what runs have left.
+
+One rule: what stands between the two marks is made here, from the figures alone, and again the same from the same
+figures; what people write around it, such as where the time goes, is left as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from bench import plots
+from bench.errors import CannotMeasure
+from bench.figures import Summary
+from bench.table import NOTHING, number
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from bench.figures import Compared, Outcome
+
+BEGIN = "<!-- made by python -m bench report: begin -->"
+END = "<!-- made by python -m bench report: end -->"
+INTRODUCTION = """# Benchmarks
+
+Figures from `python -m bench run`, taken with both sides on one machine, in turn, in the same run. A ratio is the
+median of ours divided by the median of theirs.
+
+"""
+FOLDER = "benchmarks"
+"""Of the plots, beside the page."""
+
+
+def write(outcomes: Sequence[Outcome], page: Path) -> list[Path]:
+    """Write the page and its plots; the paths of all that was written. Raises CannotMeasure, OSError.
+
+    Plots that no outcome names are removed.
+    """
+    if not outcomes:
+        raise CannotMeasure("there is nothing to report")
+    known: dict[str, Outcome] = {}
+    for each in outcomes:
+        if _slug(each) in known:
+            raise CannotMeasure(f"{each.scenario} beside {each.peer} is there twice")
+        known[_slug(each)] = each
+    page.parent.mkdir(parents=True, exist_ok=True)
+    folder = page.parent / FOLDER
+    folder.mkdir(exist_ok=True)
+    written = [page]
+    for stale in folder.glob("*.svg"):
+        if stale.stem not in known:
+            stale.unlink()
+    for slug, outcome in known.items():
+        written.append(folder / f"{slug}.svg")
+        written[-1].write_bytes(plots.draw(outcome))
+    made = "\n".join(line for slug, outcome in known.items() for line in _section(slug, outcome))
+    text = page.read_text() if page.exists() else f"{INTRODUCTION}{BEGIN}\n{END}\n"
+    page.write_text(replace(text, made))
+    return written
+
+
+def replace(text: str, made: str) -> str:
+    """``text`` with ``made`` between the marks. Raises CannotMeasure where it has no marks."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise CannotMeasure(f"the page has no place for the figures: the lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{made}\n{END}{after}"
+
+
+def _slug(outcome: Outcome) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", f"{outcome.scenario} {outcome.peer}".lower()).strip("-")
+
+
+def _section(slug: str, outcome: Outcome) -> Iterator[str]:
+    yield f"## {outcome.scenario}, beside {outcome.peer}"
+    yield ""
+    yield f"![{outcome.scenario}, enseada and {outcome.peer}]({FOLDER}/{slug}.svg)"
+    yield ""
+    yield f"| figure | unit | enseada | {outcome.peer} | ratio | so ours is |"
+    yield "|---|---|---|---|---|---|"
+    for each in outcome.figures:
+        yield _row(each)
+    yield ""
+    yield "Medians, with minimum and maximum."
+    yield ""
+    for name, text in outcome.about:
+        yield f"- {name}: {text}"
+    for note in outcome.notes:
+        yield f"- {note}"
+    yield ""
+
+
+def _row(each: Compared) -> str:
+    ratio = NOTHING if each.ratio is None else number(each.ratio)
+    cells = (each.figure.name, each.figure.unit, _range(each.ours), _range(each.theirs), ratio, each.verdict or NOTHING)
+    return f"| {' | '.join(cells)} |"
+
+
+def _range(values: Sequence[float]) -> str:
+    if not values:
+        return NOTHING
+    summary = Summary.of(values)
+    return f"{number(summary.median)} ({number(summary.low)} to {number(summary.high)})"

@@ -1,0 +1,290 @@
+"""Runs from end to end, with two Enseadas for sides: what is measured, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from bench import runner
+from bench.authorize import authorization
+from bench.cli import main
+from bench.errors import CannotMeasure
+from bench.figures import KINDS
+from bench.peers.elsewhere import Elsewhere
+from bench.peers.enseada import Enseada
+from bench.peers.floor import SINK
+from bench.running import ROOT, first_status, free_port, get, program
+from bench.scenario import Round, Run, Scenario
+from bench.scenarios import SCENARIOS
+from bench.scenarios.oci_push import Push
+from bench.scenarios.start import Start
+from tests.bench.registry import serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from bench.server import Server
+
+OTHER = Enseada(name="other")
+TINY = 0.002
+DEADLINE = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No process of ours and no folder of data outlives a run, however it ended."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    children = set(psutil.Process().children(recursive=True))
+    yield
+    assert set(psutil.Process().children(recursive=True)) <= children
+    assert list(tmp_path.glob("enseada-bench-*")) == []
+
+
+class Turns(Scenario):
+    """Tells in which turn each side was measured; nothing is put on it."""
+
+    name = "turns"
+    about = "whose turn it is"
+    goal = "each in turn"
+    figures = ()
+    peers = (OTHER,)
+
+    def __init__(self, fail_at: int = 0, interrupt_at: int = 0) -> None:
+        self.turns: list[tuple[str, int]] = []
+        self.servers: list[Server] = []
+        self._fail_at = fail_at
+        self._interrupt_at = interrupt_at
+
+    def prepare(self, server: Server, run: Run) -> None:
+        """Remember it."""
+        self.servers.append(server)
+
+    def measure(self, server: Server, run: Run, number: int) -> Round:
+        """Ask both whether they are up."""
+        self.turns.append((server.name, number))
+        for each in self.servers:
+            fields = {"Authorization": each.authorization or ""}
+            assert get(each.port, "/v2/", fields)[0] == 200
+        if number == self._fail_at:
+            raise CannotMeasure("the sky fell")
+        if number == self._interrupt_at:
+            raise KeyboardInterrupt
+        return Round({}, 1.0, 3.0, {"turns so far": len(self.turns)})
+
+    def settings(self, run: Run) -> str:
+        """Nothing."""
+        return "none"
+
+
+def test_sides_take_turns() -> None:
+    scenario = Turns()
+    outcome = runner.run(scenario, OTHER, rounds=3)
+    assert scenario.turns == [(name, number) for number in (1, 2, 3) for name in ("enseada", "other")]
+    assert (outcome.scenario, outcome.peer) == ("turns", "other")
+    assert [name for name, _ in outcome.about] == [
+        "machine",
+        "versions",
+        "enseada",
+        "other",
+        "goal",
+        "load",
+        "rounds",
+    ]
+    assert outcome.notes == (
+        "enseada: the load itself took 1.00 s of CPU a round, 25% of what both took",
+        "enseada: turns so far: 3.00 (median)",
+        "other: the load itself took 1.00 s of CPU a round, 25% of what both took",
+        "other: turns so far: 4.00 (median)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("scenario", "error"), [(Turns(fail_at=1), CannotMeasure), (Turns(interrupt_at=2), KeyboardInterrupt)]
+)
+def test_all_is_ended_when_a_round_fails(scenario: Turns, error: type[BaseException]) -> None:
+    with pytest.raises(error):
+        runner.run(scenario, OTHER, rounds=2)
+    for server in scenario.servers:
+        with pytest.raises(ConnectionRefusedError):
+            get(server.port, "/v2/")
+
+
+class Fresh(Turns):
+    """The same, with a server for each round."""
+
+    fresh = True
+
+
+def test_each_round_has_a_server_of_its_own() -> None:
+    scenario = Fresh()
+    scenario.measure = lambda server, run, number: Round({})  # type: ignore[method-assign]
+    runner.run(scenario, OTHER, rounds=2)
+    assert [server.name for server in scenario.servers] == ["enseada", "other"] * 2
+    assert len({server.tree.pid for server in scenario.servers}) == 4
+
+
+def test_a_push_beside_another_and_beside_the_floor() -> None:
+    for peer in (OTHER, SINK):
+        outcome = runner.run(Push(), peer, rounds=2, scale=TINY)
+        assert [each.figure for each in outcome.figures] == list(Push.figures)
+        assert all(len(each.ours) == len(each.theirs) == 2 for each in outcome.figures)
+        assert all(min(each.ours + each.theirs) >= 0 for each in outcome.figures)
+
+
+def test_starts() -> None:
+    outcome = runner.run(Start(), OTHER, rounds=1)
+    assert [each.figure for each in outcome.figures] == list(Start.figures)
+    assert all(min(each.ours + each.theirs) > 0 for each in outcome.figures)
+
+
+def test_a_registry_that_runs_elsewhere(tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "log"
+    data = str(tmp_path / "data")
+    command = [sys.executable, "-m", "enseada", "serve", "--data", data, "--listen", f"127.0.0.1:{port}"]
+    with program(command, log, environment={"ENSEADA_ADMIN_PASSWORD": "a password"}) as process:
+        first_status(port, process, log)
+        peer = Elsewhere("theirs", f"http://admin:a%20password@127.0.0.1:{port}", process.pid)
+        outcome = runner.run(Push(), peer, rounds=1, scale=TINY)
+        assert outcome.peer == "theirs"
+        assert process.poll() is None
+        with pytest.raises(CannotMeasure, match="gives no token: 401"):
+            authorization(port, "admin", "wrong")
+        with pytest.raises(CannotMeasure, match="wants a login"):
+            authorization(port, None, "")
+
+
+def test_a_registry_that_asks_for_nothing() -> None:
+    with serving() as registry:
+        assert authorization(registry.port, None, "") is None
+
+
+@pytest.mark.parametrize("url", ["https://127.0.0.1:5000", "http://example.org:80", "http://127.0.0.1", "127.0.0.1:1"])
+def test_a_registry_that_cannot_be_measured(url: str) -> None:
+    with pytest.raises(CannotMeasure, match="the peer's URL is"):
+        Elsewhere("peer", url, 1)
+
+
+def test_every_scenario_declares_what_it_measures() -> None:
+    assert list(SCENARIOS) == [
+        *("oci-small", "oci-push", "oci-push-small", "oci-pull", "oci-slow-uploads", "oci-idle"),
+        *("start", "fair", "workers"),
+    ]
+    for scenario in SCENARIOS.values():
+        names = [each.name for each in scenario.figures]
+        assert len(set(names)) == len(names)
+        assert {name.split(" ")[0] for name in names} <= {*KINDS}
+        assert scenario.peer(None) is scenario.peers[0]
+        with pytest.raises(CannotMeasure, match="has no peer nobody: choose one of"):
+            scenario.peer("nobody")
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, arguments)
+    return result.exit_code, result.output
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    code, said = invoke("list")
+    assert code == 0
+    assert all(name in said for name in SCENARIOS)
+
+    file, page = tmp_path / "push.json", tmp_path / "benchmarks.md"
+    run = ["run", "oci-push", "--peer", "floor", "--rounds", "1", "--scale", str(TINY), "--json", str(file)]
+    code, said = invoke(*run)
+    assert code == 0, said
+    assert said.startswith("oci-push: enseada and floor\n")
+    figures = json.loads(file.read_text())
+    assert [each["figure"] for each in figures] == [each.name for each in Push.figures]
+    assert {*figures[0]} == {"scenario", "figure", "unit", "ours", "theirs", "ratio", "better"}
+
+    code, said = invoke("report", "--page", str(page), str(file))
+    assert code == 0, said
+    assert said.splitlines() == [str(page), str(tmp_path / "benchmarks" / "oci-push-floor.svg")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["run", "nothing"], 1, "could not measure: there is no scenario nothing"),
+        (["run", "start", "--peer", "floor"], 1, "could not measure: start has no peer floor"),
+        (["run", "start", "--peer-url", "http://127.0.0.1:1"], 2, "are given together"),
+        (["run", "start", "--peer-url", "http://127.0.0.1:1", "--peer-pid", "4194305"], 1, "there is no process"),
+        (["run", "start", "--json", "/nowhere/at/all.json", "--rounds", "0"], 2, "0 is not in the range"),
+        (["report", __file__], 1, "holds no figures"),
+    ],
+)
+def test_what_goes_wrong_is_a_sentence_and_a_code(arguments: list[str], code: int, said: str) -> None:
+    found, text = invoke(*arguments)
+    assert (found, "Traceback" in text) == (code, False)
+    assert said in text
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """Whether it ends soon. What has no parent any more may stay listed until the system's first process looks."""
+    deadline = time.monotonic() + DEADLINE
+    while time.monotonic() < deadline:
+        try:
+            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_that_was_started(sign: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench", "run", "start", "--peer", "distribution", "--rounds", "1000"]
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + DEADLINE
+        started: list[psutil.Process] = []
+        while not started:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            with contextlib.suppress(psutil.NoSuchProcess):
+                started = [each for each in psutil.Process(process.pid).children() if "--listen" in each.cmdline()]
+        process.send_signal(sign)
+        out, _ = process.communicate(timeout=DEADLINE)
+        assert process.returncode != 0
+        assert b"Traceback" not in out
+        assert all(map(is_gone, started))
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        process.kill()
+
+
+def test_what_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.running.STOP_TIMEOUT", 0.2)
+    source = "import signal, subprocess, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)"
+    helper = "subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()']); signal.pause()"
+    log = tmp_path / "log"
+    with program([sys.executable, "-c", f"{source}; {helper}"], log) as process:
+        while b"up" not in log.read_bytes() or not psutil.Process(process.pid).children():
+            assert process.poll() is None
+        (child,) = psutil.Process(process.pid).children()
+    assert process.returncode == -signal.SIGKILL
+    assert is_gone(child)
+
+
+def test_a_server_that_ends_at_once_tells_why(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with (
+        program([sys.executable, "-c", "raise SystemExit('no disk')"], log) as process,
+        pytest.raises(CannotMeasure, match="does not answer on port 1:\nno disk"),
+    ):
+        first_status(1, process, log)
+    with pytest.raises(CannotMeasure, match="no-such-program is not here"), program(["no-such-program"], log):
+        pass
