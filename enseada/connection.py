@@ -30,7 +30,7 @@ from enseada.transport import StreamTransport
 from enseada.wire import AnswerWriter, plain
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable
 
     from enseada.http import Handler
     from enseada.transport import Transport
@@ -149,19 +149,24 @@ class _Connection:
     async def _loop(self) -> None:
         while True:
             try:
-                raw = await self._read_head()
-                if raw is None:
+                head = await self._next_request()
+                if head is None:
                     return
-                head = check(raw, self.limits)
-                fields = head.fields if head.usual else _ask_h11(raw)
             except HeadError as error:
                 await self._refuse(error)
                 return
             except h11.RemoteProtocolError as error:  # no such case is known: see tests/protocols/http1/fuzz.py
                 await self._refuse(HeadError(400, str(error)))
                 return
-            if not await self._exchange(head, fields):
+            if not await self._exchange(head):
                 return
+
+    async def _next_request(self) -> Head | None:
+        raw = await self._read_head()
+        if raw is None:
+            return None
+        head = check(raw, self.limits)
+        return head if head.usual else head._replace(fields=_ask_h11(raw))
 
     # -- the head
 
@@ -218,7 +223,7 @@ class _Connection:
 
     # -- one exchange
 
-    async def _exchange(self, head: Head, fields: Iterable[tuple[bytes, bytes]]) -> bool:
+    async def _exchange(self, head: Head) -> bool:
         """Serve one request; return whether the connection can take another."""
         body = RequestBody(self, head.length, head.expectation == CONTINUE)
         self._writer, self._closing = AnswerWriter(), not head.persists
@@ -226,7 +231,7 @@ class _Connection:
             head.method,
             head.path,
             head.query,
-            Headers(fields),
+            Headers(head.fields),
             body,
             self._scheme,
             host=head.host or "localhost",
@@ -445,11 +450,11 @@ class _Connection:
                 left -= count
 
 
-def _ask_h11(raw: bytes) -> Iterable[tuple[bytes, bytes]]:
+def _ask_h11(raw: bytes) -> list[tuple[bytes, bytes]]:
     """The fields of a head, whole, as h11 reads them. Raises h11.RemoteProtocolError."""
     parser = h11.Connection(h11.SERVER)
     parser.receive_data(raw)
-    return cast(h11.Request, parser.next_event()).headers
+    return list(cast(h11.Request, parser.next_event()).headers)
 
 
 def _unmet_expectation(head: Head) -> Response | None:

@@ -239,11 +239,14 @@ class SocketTransport:
     async def _wait_for_data(self, timeout: float) -> None:
         self._begin_turn()
         self._sent_last = False
-        if timeout == math.inf:  # a scope costs as much as the waiting
+        # A scope costs as much as the waiting, and `trio.fail_after` as much again.
+        if timeout == math.inf:
             await trio.lowlevel.wait_readable(self._socket)
-        else:
-            with trio.fail_after(timeout):
-                await trio.lowlevel.wait_readable(self._socket)
+            return
+        with trio.CancelScope(deadline=trio.current_time() + timeout) as scope:
+            await trio.lowlevel.wait_readable(self._socket)
+        if scope.cancelled_caught:
+            raise trio.TooSlowError
 
     def _begin_turn(self) -> None:
         self._work = 0

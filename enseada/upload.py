@@ -42,6 +42,13 @@ _BUSY_POLL = 0.2
 class Upload:
     """A session, open in one request. Made by `Uploads.open`, which also saves or ends it."""
 
+    # There may be thousands at one time, each waiting for a slow client.
+    __slots__ = (
+        *("_base", "_cancelled", "_checkpoint", "_document", "_holding", "_keep", "_key", "_kind", "_lock"),
+        *("_repeated", "_rested", "_saved_at", "_session", "_tried_at", "_uploads", "_whole", "_writer"),
+        *("machine", "over"),
+    )
+
     machine: UploadMachine
     _writer: BlobWriter
 
@@ -93,7 +100,7 @@ class Upload:
                 if left < 0:
                     raise error("SIZE_INVALID", f"more than the {self.machine.offset} bytes that came the first time")
             return
-        with _store_failures():
+        with _STORE_FAILURES:
             await ingest(body, self.machine, self._writer, self._progress)
         self.machine.end_of_body()
 
@@ -112,7 +119,7 @@ class Upload:
             await self._writer.commit()
 
         async with self._lock:
-            with _store_failures():
+            with _STORE_FAILURES:
                 matches = self.machine.matches(digest)
                 await self._settle(whole=matches is not False)
                 reread = matches is None
@@ -199,7 +206,7 @@ class Upload:
         self.machine.begin(self._kind, span, length)
         store = self._blobs.store
         self._key = store.new_key()
-        with _store_failures():
+        with _STORE_FAILURES:
             self._writer = await store.create(self._key, length)
         self._holding = True
         self._base = self._saved(0)
@@ -238,7 +245,7 @@ class Upload:
         while True:
             lost: BlobLost | None = None
             try:
-                with _unavailable():
+                with _UNAVAILABLE:
                     saved = Saved.decode(self._document.data["saved"])
                     self._writer = await self._blobs.store.resume(saved.writer)
                 self._holding = True
@@ -376,7 +383,7 @@ class Upload:
                 # Saved by another platform's library: as good as not saved.
                 _log.info("the hash state of %s cannot be used: %s", self._session.document_id, reason)
         again = hasher(saved.algorithm, resumable=resumable)
-        with _store_failures():
+        with _STORE_FAILURES:
             await _feed(self._blobs, Span(self._key, 0, saved.offset), again)
         return again
 
@@ -395,23 +402,29 @@ async def _feed(blobs: Blobs, span: Span, into: Hasher) -> None:
         await content.aclose()
 
 
-@contextmanager
-def _unavailable() -> Iterator[None]:
-    """What a blob store does not do now is 503."""
-    try:
-        yield
-    except BlobUnavailable as reason:
-        raise unavailable(f"the blob store does not take this upload for now: {reason}") from reason
+class _Told:
+    """A context in which a blob store's failures become what clients are told. It keeps nothing of its uses: one does
+    for all uploads."""
+
+    __slots__ = ("_lost_too",)
+
+    def __init__(self, *, lost_too: bool) -> None:
+        self._lost_too = lost_too
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, failure: BaseException | None, traceback: object) -> None:
+        if isinstance(failure, BlobUnavailable):
+            raise unavailable(f"the blob store does not take this upload for now: {failure}") from failure
+        if self._lost_too and isinstance(failure, BlobLost):
+            raise error("BLOB_UPLOAD_UNKNOWN", f"the bytes of this upload are gone: {failure}") from failure
 
 
-@contextmanager
-def _store_failures() -> Iterator[None]:
-    """The same; and an upload whose bytes the store has lost, or made final, is gone for good: 404."""
-    try:
-        with _unavailable():
-            yield
-    except BlobLost as reason:
-        raise error("BLOB_UPLOAD_UNKNOWN", f"the bytes of this upload are gone: {reason}") from reason
+_UNAVAILABLE = _Told(lost_too=False)
+"""What a blob store does not do now is 503."""
+_STORE_FAILURES = _Told(lost_too=True)
+"""The same; and an upload whose bytes the store has lost, or made final, is gone for good: 404."""
 
 
 @contextmanager

@@ -7,7 +7,6 @@ another name has, or bring the whole blob by itself.
 from __future__ import annotations
 
 import secrets
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from enseada.auth.policy import Action, image
@@ -26,7 +25,6 @@ from enseada.protocols.oci.upload import Input, format_range, parse_content_rang
 from enseada.storage.documents.base import prefix_range
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
     from enseada.auth.policy import Authorizer, Subject
     from enseada.blobs import Blob
@@ -77,13 +75,16 @@ class UploadHandlers:
     async def append(self, request: Request, params: Params, subject: Subject) -> Response:
         """PATCH: the next bytes."""
         upload_session = self._session(params)
-        async with self._located(request, upload_session):
+        try:
             span = parse_content_range(request.headers.get("content-range"))
             async with self._stores.uploads.open(
                 upload_session, Input.PATCH, span=span, length=request.body.length
             ) as upload:
                 await upload.receive(request.body)
                 offset = upload.machine.offset
+        except RegistryError as failure:
+            await self._locate(request, upload_session, failure)
+            raise
         return self._accepted(request, upload_session, offset)
 
     async def finish(self, request: Request, params: Params, subject: Subject) -> Response:
@@ -97,14 +98,14 @@ class UploadHandlers:
         if await self._finished(upload_session, name, digest):
             return self._created(request, name, digest)  # the answer to an earlier PUT was lost
         try:
-            async with self._located(request, upload_session):
-                span = parse_content_range(request.headers.get("content-range"))
-                async with self._stores.uploads.open(
-                    upload_session, Input.PUT, span=span, length=request.body.length, algorithm=digest.algorithm
-                ) as upload:
-                    await upload.receive(request.body)
-                    await self._publish(upload, name, digest)
+            span = parse_content_range(request.headers.get("content-range"))
+            async with self._stores.uploads.open(
+                upload_session, Input.PUT, span=span, length=request.body.length, algorithm=digest.algorithm
+            ) as upload:
+                await upload.receive(request.body)
+                await self._publish(upload, name, digest)
         except RegistryError as failure:
+            await self._locate(request, upload_session, failure)
             # The earlier PUT may have been under way still, and have ended while this one waited for its turn.
             if failure.code != "BLOB_UPLOAD_UNKNOWN" or not await self._finished(upload_session, name, digest):
                 raise
@@ -167,18 +168,13 @@ class UploadHandlers:
             raise errors.error("BLOB_UPLOAD_UNKNOWN", "no upload to this name has that id")
         return found
 
-    @asynccontextmanager
-    async def _located(self, request: Request, upload_session: Session) -> AsyncIterator[None]:
-        """A 416 tells where the session is, and its address, whatever was wrong with the range."""
-        try:
-            yield
-        except RegistryError as failure:
-            if failure.status == 416:
-                told = {name for name, _ in failure.headers}
-                offset = 0 if "Range" in told else await self._stores.uploads.offset(upload_session)
-                fields = self._fields(request, upload_session, offset)
-                failure.headers += [(name, value) for name, value in fields if name not in told]
-            raise
+    async def _locate(self, request: Request, upload_session: Session, failure: RegistryError) -> None:
+        """Have a 416 tell where the session is, and its address, whatever was wrong with the range."""
+        if failure.status == 416:
+            told = {name for name, _ in failure.headers}
+            offset = 0 if "Range" in told else await self._stores.uploads.offset(upload_session)
+            fields = self._fields(request, upload_session, offset)
+            failure.headers += [(name, value) for name, value in fields if name not in told]
 
     def _fields(self, request: Request, upload_session: Session, offset: int) -> list[tuple[str, str]]:
         text = upload_session.sign(self._stores.upload_secret)
