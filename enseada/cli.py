@@ -23,6 +23,7 @@ import click
 
 from enseada import __version__, logs
 from enseada.config import SETTINGS, ConfigError, Loaded, load
+from enseada.openfiles import raise_file_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -130,7 +131,6 @@ def serve(file: Path | None, others: tuple[str, ...], **flags: Any) -> None:
     """Serve until SIGTERM or ctrl-C; a second one ends at once."""
     settings = _load(file, others, flags).settings
     from enseada import serving
-    from enseada.server import raise_file_limit
 
     raise_file_limit()
     sys.exit(run(settings, serving.serve))

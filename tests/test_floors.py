@@ -45,6 +45,8 @@ FLOORS: Mapping[str, int] = {
     "enseada.answer": 5,
     "enseada.exchange": 5,
     "enseada.wire": 5,
+    "enseada.listeners": 5,
+    "enseada.openfiles": 5,
     "enseada.server": 5,
     "enseada.websocket": 5,
     "enseada.asgiapp": 5,
