@@ -3,11 +3,12 @@
 One rule: what a client sent can neither forge a line nor put a secret into one. Every text is escaped, a query's
 values are shown only for the names on a list, and headers are never shown. And a standard error that nobody reads, be
 it a full pipe or a terminal after ctrl-S, stops nothing: a thread writes the lines, and those that find no room in its
-queue are dropped and counted.
+queue are dropped and counted. Processes that write to one stream take turns, so that no line is cut by another's.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
@@ -153,15 +154,18 @@ def _stamp(created: float) -> str:
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object a line; ``worker`` is in it, where there are several."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: int | None = None) -> None:
         super().__init__()
+        self._worker = worker
         self._encoder = msgspec.json.Encoder()
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {"time": _stamp(record.created), "level": record.levelname.lower()}
         line["logger"] = record.name
+        if self._worker is not None:
+            line["worker"] = self._worker
         request = _request(record)
         if request is None:
             line["message"] = escape(record.getMessage())
@@ -175,10 +179,14 @@ class JSONFormatter(logging.Formatter):
 class TextFormatter(logging.Formatter):
     """One line for people; a traceback follows, indented, so that no text in it can pass for a line of its own."""
 
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._worker = "" if worker is None else f"[{worker}] "
+
     def format(self, record: logging.LogRecord) -> str:
         request = _request(record)
         said = escape(record.getMessage()) if request is None else _sentence(request)
-        line = f"{_stamp(record.created)} {record.levelname.lower():<7} {said}"
+        line = f"{_stamp(record.created)} {record.levelname.lower():<7} {self._worker}{said}"
         if record.exc_info:
             line += "".join(f"\n    {each}" for each in _traceback(self, record.exc_info))
         return line
@@ -202,9 +210,10 @@ class LineWriter(logging.Handler):
     many they were.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, turn: int | None = None) -> None:
+        """``turn``: see `configure`."""
         super().__init__()
-        self._write = _writer(stream)
+        self._write = _writer(stream, turn)
         self._lock = threading.Lock()
         self._lines: list[str] = []
         self._characters = 0
@@ -275,8 +284,8 @@ class LineWriter(logging.Handler):
         return lines
 
 
-def _writer(stream: TextIO) -> Callable[[str], None]:
-    """What writes text to ``stream``, or to nobody if it is closed.
+def _writer(stream: TextIO, turn: int | None) -> Callable[[str], None]:
+    """What writes text to ``stream`` when it is our ``turn``, or to nobody if it is closed.
 
     To a file it writes beside the stream's buffer: that has a lock, and an interpreter that ends while a thread is
     stuck with it aborts.
@@ -293,11 +302,31 @@ def _writer(stream: TextIO) -> Callable[[str], None]:
                 stream.write(text)
                 stream.flush()
             else:
-                write_all(fd, text.encode(stream.encoding or "utf-8", "backslashreplace"))
+                with _taken(turn):
+                    write_all(fd, text.encode(stream.encoding or "utf-8", "backslashreplace"))
         except (OSError, ValueError):
             pass  # there is nobody to be told
 
     return write
+
+
+@contextmanager
+def _taken(turn: int | None) -> Iterator[None]:
+    """Hold the turn to write. Blocks: for a thread. Raises OSError. A process that dies gives it back."""
+    if turn is None:
+        yield
+        return
+    # Not flock(2): that belongs to the open file, which the processes have in common.
+    fcntl.lockf(turn, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.lockf(turn, fcntl.LOCK_UN)
+
+
+def make_turn() -> int:
+    """A file descriptor for `configure` and the processes that are to inherit it. Raises OSError."""
+    return os.memfd_create("enseada-log-turn", os.MFD_CLOEXEC)
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -313,16 +342,27 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 @contextmanager
-def configure(format: Literal["auto", "text", "json"], level: str, stream: TextIO) -> Iterator[None]:
+def configure(
+    format: Literal["auto", "text", "json"],
+    level: str,
+    stream: TextIO,
+    *,
+    turn: int | None = None,
+    worker: int | None = None,
+) -> Iterator[None]:
     """Within the context, write our log lines to ``stream``; afterwards everything is as it was.
 
     ``auto`` is text where the stream is a terminal. Lines do not go to the root logger meanwhile. The end waits up to
     `FLUSH_TIMEOUT` for lines that are still to be written.
+
+    ``turn`` (`make_turn`) is what processes have in common that write to one stream: then their lines stay whole,
+    whatever it is and however long they are. (By themselves only writes to a pipe of at most PIPE_BUF bytes would.)
+    Each is the process ``worker``, whose number its lines bear.
     """
     logger = logging.getLogger(ROOT)
-    handler = LineWriter(stream)
+    handler = LineWriter(stream, turn)
     text = format == "text" or (format == "auto" and stream.isatty())
-    handler.setFormatter(TextFormatter() if text else JSONFormatter())
+    handler.setFormatter(TextFormatter(worker) if text else JSONFormatter(worker))
     before = (logger.level, logger.propagate)
     logger.addHandler(handler)
     logger.setLevel(level.upper())
