@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,9 +23,11 @@ import click
 from enseada import __version__, logs
 from enseada.config import SETTINGS, ConfigError, Loaded, load
 from enseada.openfiles import raise_file_limit
+from enseada.starterror import StartError, sentences
+from enseada.watchdog import LAST_MOMENTS, Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import trio
 
@@ -35,10 +36,6 @@ if TYPE_CHECKING:
 
 COULD_NOT_START = 1
 WRONG_SETTINGS = 2
-END_HUNG = 3
-LAST_MOMENTS = 20.0
-"""Seconds after the grace, or after a second signal, in which uploads are saved and stores are closed. An end that
-takes longer hangs: a thread that waits for a disk cannot be cancelled. What is stored is whole at any moment."""
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # to listen on, and what to type for it on this machine
 
 log = logging.getLogger("enseada.cli")
@@ -130,9 +127,9 @@ def config(file: Path | None, others: tuple[str, ...], **flags: Any) -> None:
 def serve(file: Path | None, others: tuple[str, ...], **flags: Any) -> None:
     """Serve until SIGTERM or ctrl-C; a second one ends at once."""
     settings = _load(file, others, flags).settings
+    raise_file_limit()
     from enseada import serving
 
-    raise_file_limit()
     sys.exit(run(settings, serving.serve))
 
 
@@ -140,20 +137,22 @@ def run(settings: Settings, serve: Serve) -> int:
     """Run ``serve`` until a signal ends it, and return the exit code. For the main thread: it handles signals."""
     import trio
 
-    from enseada.build import StartError
-
-    if settings.anonymous == "push" and not all(address.loopback for address in settings.addresses):
-        click.echo("enseada: warning: anybody who reaches this address may push, overwrite and delete", err=True)
+    _warn(settings)
     failures: list[str] = []
     code = COULD_NOT_START
     with logs.configure(settings.log_format, settings.log_level, sys.stderr):
         try:
             code = trio.run(_until_ended, settings, serve)
         except* StartError as group:
-            failures = [str(reason) for reason in _leaves(group)]
-    for sentence in dict.fromkeys(failures):
+            failures = sentences(group)
+    for sentence in failures:
         click.echo(f"enseada: {sentence}", err=True)
     return code
+
+
+def _warn(settings: Settings) -> None:
+    if settings.anonymous == "push" and not all(address.loopback for address in settings.addresses):
+        click.echo("enseada: warning: anybody who reaches this address may push, overwrite and delete", err=True)
 
 
 async def _until_ended(settings: Settings, serve: Serve) -> int:
@@ -184,7 +183,8 @@ async def _until_ended(settings: Settings, serve: Serve) -> int:
             everything.start_soon(watch, signals)
             async with trio.open_nursery() as serving:
                 started: Started = await serving.start(partial(serve, settings, shutdown=shutdown))
-                _tell("\n".join(_announcement(settings, started)) + "\n")
+                said = _announcement(settings, started.addresses, started.data, started.admin_password)
+                _tell("\n".join(said) + "\n")
             everything.cancel_scope.cancel()
     return code
 
@@ -205,45 +205,16 @@ def _tell(text: str) -> None:
                 os.close(null)
 
 
-class Watchdog:
-    """Ends the process after a time by all means, unless its context ends before."""
-
-    def __init__(self) -> None:
-        self._timer: threading.Timer | None = None
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
-    def start(self, seconds: float) -> None:
-        """Give the process so many seconds from now, whatever it had."""
-        self._stop()
-        self._timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._cut)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    @staticmethod
-    def _cut() -> None:
-        log.error("the end hangs, perhaps over a disk that does not answer: cut")
-        for handler in logging.getLogger(logs.ROOT).handlers:
-            handler.flush()
-        os._exit(END_HUNG)
-
-
-def _announcement(settings: Settings, started: Started) -> Iterator[str]:
+def _announcement(
+    settings: Settings, addresses: Sequence[str], data: Path, admin_password: str | None
+) -> Iterator[str]:
     """What is printed once it listens: where, on what, and what to type next."""
-    for address in started.addresses:
+    for address in addresses:
         yield f"listening on {address}"
-    yield f"data in {started.data}"
-    if started.admin_password is not None:
-        yield f"admin password: {started.admin_password} (shown once)"
-    host = next((urlsplit(each).netloc for each in started.addresses if each.startswith("http")), None)
+    yield f"data in {data}"
+    if admin_password is not None:
+        yield f"admin password: {admin_password} (shown once)"
+    host = next((urlsplit(each).netloc for each in addresses if each.startswith("http")), None)
     if host is None:
         return
     name, colon, port = host.rpartition(":")
@@ -252,11 +223,3 @@ def _announcement(settings: Settings, started: Started) -> Iterator[str]:
     if settings.anonymous != "push":
         yield f"  docker login {host}"
     yield f"  docker push {host}/library/hello:1"
-
-
-def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
-    for each in group.exceptions:
-        if isinstance(each, BaseExceptionGroup):
-            yield from _leaves(each)
-        else:
-            yield each

@@ -50,8 +50,11 @@ FLOORS: Mapping[str, int] = {
     "enseada.server": 5,
     "enseada.websocket": 5,
     "enseada.asgiapp": 5,
+    "enseada.starterror": 6,
+    "enseada.datafolder": 6,
     "enseada.build": 6,
     "enseada.serving": 6,
+    "enseada.watchdog": 6,
     "enseada.cli": 6,
     "enseada.__main__": 6,
 }

@@ -20,9 +20,10 @@ import trio
 from click.testing import CliRunner, Result
 
 from enseada import __version__, cli
-from enseada.build import StartError
 from enseada.config import SETTINGS, Settings, load
 from enseada.serving import Started
+from enseada.starterror import StartError
+from enseada.watchdog import END_HUNG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -216,6 +217,7 @@ from pathlib import Path
 from enseada import cli
 from enseada.config import Settings
 from enseada.serving import Started
+from enseada.watchdog import END_HUNG
 
 grace, *signals = map(float, sys.argv[1:])
 cli.LAST_MOMENTS = 0.3
@@ -240,7 +242,7 @@ class TestAnEndThatHangs:
             [sys.executable, "-W", "error", "-c", HANGING, str(grace), *(str(int(each)) for each in signals)],
             capture_output=True, text=True, timeout=TIMEOUT, check=False,
         )  # fmt: skip
-        assert done.returncode == cli.END_HUNG
+        assert done.returncode == END_HUNG
         assert done.stderr.splitlines()[-1].endswith("cut")
         assert ("ending at once" in done.stderr) is (len(signals) > 1)
 
