@@ -1,9 +1,9 @@
 """The command line: ``enseada serve``, ``enseada config``.
 
 One rule: what can go wrong by somebody's choice ends with one sentence on standard error and an exit code, never with
-a traceback. 0: ended as asked; 1: it could not start; 2: the settings or the command line are wrong; 3: it was asked to
-end, could not, and was cut; 128 + N: a second signal N ended it at once. Flags follow from the declarations in
-`enseada.config`. What is expensive to import is imported by the command that needs it.
+a traceback. 0: ended as asked; 1: it could not start, or its workers could not; 2: the settings or the command line
+are wrong; 3: it was asked to end, could not, and was cut; 128 + N: a second signal N ended it at once. Flags follow
+from the declarations in `enseada.config`. What is expensive to import is imported by the command that needs it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import click
 
 from enseada import __version__, logs
 from enseada.config import SETTINGS, ConfigError, Loaded, load
-from enseada.openfiles import raise_file_limit
+from enseada.openfiles import open_standard_files, raise_file_limit
 from enseada.starterror import StartError, sentences
 from enseada.watchdog import LAST_MOMENTS, Watchdog
 
@@ -128,9 +128,30 @@ def serve(file: Path | None, others: tuple[str, ...], **flags: Any) -> None:
     """Serve until SIGTERM or ctrl-C; a second one ends at once."""
     settings = _load(file, others, flags).settings
     raise_file_limit()
+    if settings.workers > 1:
+        sys.exit(run_workers(settings))
     from enseada import serving
 
     sys.exit(run(settings, serving.serve))
+
+
+def run_workers(settings: Settings) -> int:
+    """Serve with several processes until a signal ends it, and return the exit code. For the main thread."""
+    from enseada.supervisor import supervise
+
+    def announce(addresses: Sequence[str], admin_password: str | None) -> None:
+        _tell("\n".join(_announcement(settings, addresses, settings.data.absolute(), admin_password)) + "\n")
+
+    _warn(settings)
+    open_standard_files()
+    turn = logs.make_turn()
+    with logs.configure(settings.log_format, settings.log_level, sys.stderr, turn=turn):
+        try:
+            return supervise(settings, turn, announce)
+        except StartError as reason:
+            sentence = str(reason)
+    click.echo(f"enseada: {sentence}", err=True)
+    return COULD_NOT_START
 
 
 def run(settings: Settings, serve: Serve) -> int:

@@ -37,21 +37,28 @@ def hold(settings: Settings) -> Iterator[int]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            if _is_gone(holder):
+                holder += ", which is gone, and whose workers are ending"
             raise StartError(
                 f"another Enseada (process {holder}) has the data folder {path.parent}; "
                 "stop it, or choose another folder with --data"
             ) from None
-        sign(fd)
+        with suppress(OSError):  # a full disk; it is only for the sentence above
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
         yield fd
     finally:
         os.close(fd)
 
 
-def sign(fd: int) -> None:
-    """Write into the lock's file that this process is the one to speak to."""
-    with suppress(OSError):  # a full disk; it is only for the sentence above
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+def _is_gone(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, OverflowError, PermissionError):
+        pass
+    return False
 
 
 def _make(folder: Path) -> None:

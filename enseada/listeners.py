@@ -40,13 +40,17 @@ class ListenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A bound, listening socket."""
+    """A socket that is bound, and that listens unless it is one of several of its address."""
 
     socket: socket.socket
     address: str
     """Where clients find it: ``http://127.0.0.1:9623``, or ``http+unix:///run/enseada.sock``."""
     path: str | None = None
     """The file of a unix socket."""
+
+    def listen(self) -> None:
+        """Let clients in. Safe any number of times."""
+        self.socket.listen(BACKLOG)
 
     def close(self) -> None:
         """Stop listening, and remove a unix socket's file. Safe any number of times."""
@@ -58,7 +62,8 @@ class Listener:
 
 
 Place = tuple[Listener, ...]
-"""One address's listeners: several TCP sockets, among which the kernel deals out clients; or one, for all to share."""
+"""One address's listeners. Several TCP sockets: the kernel deals out clients to those that listen, which at first is
+one, and others from when they are told to. Or one socket, for all to share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,7 @@ def unknown_host(address: str, parsed: Address, error: Exception) -> ListenError
 
 
 def bind(targets: Iterable[Target], copies: int, unix_mode: int = UNIX_MODE) -> list[Place]:
-    """Bind and listen, with ``copies`` sockets for each TCP address. A host may stand for several addresses.
+    """Bind, with ``copies`` sockets for each TCP address, and listen. A host may stand for several addresses.
 
     Raises ListenError, and then nothing is left open.
     """
@@ -153,7 +158,8 @@ def _bound_tcp(family: int, where: tuple[str, int], *, shared: bool) -> socket.s
         if family == socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listening.bind(where)
-        listening.listen(BACKLOG)
+        if not shared:
+            listening.listen(BACKLOG)
         listening.setblocking(False)
     except BaseException:
         listening.close()

@@ -1,8 +1,9 @@
-"""How many files this process may have open, and what that means for connections: each is a file, or two."""
+"""The files that a process has open: how many there may be, connections among them, and the first three."""
 
 from __future__ import annotations
 
 import logging
+import os
 import resource
 from contextlib import suppress
 
@@ -30,3 +31,12 @@ def connection_limit(wanted: int) -> int:
     if possible < wanted:
         logger.info("%d connections at once rather than %d: %d files may be open", possible, wanted, files)
     return min(wanted, possible)
+
+
+def open_standard_files() -> None:
+    """Where a standard file is closed, open /dev/null: else the next socket gets its number, and passes for it in
+    every process that is started. Raises OSError.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)

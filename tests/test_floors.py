@@ -55,6 +55,11 @@ FLOORS: Mapping[str, int] = {
     "enseada.build": 6,
     "enseada.serving": 6,
     "enseada.watchdog": 6,
+    "enseada.shares": 6,
+    "enseada.orders": 6,
+    "enseada.worker": 6,
+    "enseada.workerprocess": 6,
+    "enseada.supervisor": 6,
     "enseada.cli": 6,
     "enseada.__main__": 6,
 }
@@ -62,7 +67,7 @@ FLOORS: Mapping[str, int] = {
 nothing when it is imported, and looks its public names up, wherever they are, when they are asked for."""
 
 MAY_IMPORT_TRIO = tuple(
-    f"enseada.{name}" for name in ("transport", "connection", "server", "websocket", "serving", "cli")
+    f"enseada.{name}" for name in ("transport", "connection", "server", "websocket", "serving", "worker", "cli")
 )
 TRIO = ("trio", "trio_websocket", "trio_typing", "outcome")
 

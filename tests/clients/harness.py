@@ -191,6 +191,8 @@ class Shell:
         return result
 
 
+WORKERS = len(os.sched_getaffinity(0))
+"""How many processes `enseada serve` starts where nothing else is asked for."""
 REFUSALS = ("unauthorized", "401", "authentication required", "invalid username", "credential not found")
 """How clients put it that a login is wrong or lacking."""
 KEPT_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "LANG", "TERM", "NO_COLOR")
@@ -252,6 +254,8 @@ class Served:
     user: str | None
     password: str | None
     log: Log | None
+    workers: int = 1
+    """Processes that write to the log."""
     http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
@@ -300,14 +304,20 @@ class Served:
     def log_since(self, start: int) -> str:
         """What the log holds from byte ``start`` on, with a line for every request that was answered before.
 
-        Lines are written behind the answers; so a request of our own follows them, and its line is waited for.
+        Lines are written behind the answers, by each worker for itself; so requests of our own follow them, until
+        every worker has had one and its line is there.
         """
         if self.log is None:
             return ""
         mark = f"/mark-{uuid.uuid4().hex}"
-        with contextlib.suppress(httpx.TransportError):  # a server that has ended writes no more
-            self.http.get(mark)
-            self.log.wait_for(mark.encode(), START_TIMEOUT)
+        heard: set[object] = set()
+        while len(heard) < self.workers:
+            answered = f"{mark}-{uuid.uuid4().hex}"
+            try:
+                self.http.get(answered, headers={"Connection": "close"})  # the next one may come to another worker
+            except httpx.TransportError:  # a server that has ended writes no more
+                break
+            heard.add(json.loads(self.log.wait_for(answered.encode(), START_TIMEOUT)).get("worker"))
         return self.log.path.read_bytes()[start:].decode(errors="replace")
 
 
@@ -343,7 +353,7 @@ def serving(
         try:
             line = log.wait_for(b"listening on http://", START_TIMEOUT).decode()
             host = line.removeprefix("listening on http://").rstrip("/")
-            served = Served(host, USER if login else None, PASSWORD if login else None, log)
+            served = Served(host, USER if login else None, PASSWORD if login else None, log, WORKERS)
             with served.http:
                 yield served
             process.send_signal(signal.SIGTERM)
