@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from enseada.asgiapp import asgi
-    from enseada.build import StartError
     from enseada.config import ConfigError, Secret, Settings, load_settings
     from enseada.connection import serve_connection
     from enseada.embedding import Registry, memory_stores
     from enseada.exchange import Exchange
     from enseada.http import Body, BodyError, Handler, Headers, RegistryError, Request, Response
     from enseada.limits import Limits
+    from enseada.listeners import Listener, ListenError
     from enseada.logs import log_exchange
-    from enseada.server import Listener, ListenError, open_listeners, serve_http
+    from enseada.server import open_listeners, serve_http
     from enseada.serving import Started, serve
+    from enseada.starterror import StartError
     from enseada.storage.blobs.base import BlobStore
     from enseada.storage.documents.base import DocumentStore
 
@@ -66,15 +67,15 @@ _WHERE = {
     "Handler": "enseada.http",
     "Headers": "enseada.http",
     "Limits": "enseada.limits",
-    "ListenError": "enseada.server",
-    "Listener": "enseada.server",
+    "ListenError": "enseada.listeners",
+    "Listener": "enseada.listeners",
     "Registry": "enseada.embedding",
     "RegistryError": "enseada.http",
     "Request": "enseada.http",
     "Response": "enseada.http",
     "Secret": "enseada.config",
     "Settings": "enseada.config",
-    "StartError": "enseada.build",
+    "StartError": "enseada.starterror",
     "Started": "enseada.serving",
     "asgi": "enseada.asgiapp",
     "load_settings": "enseada.config",

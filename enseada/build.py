@@ -6,24 +6,23 @@ What fails here fails before anything is served, with a sentence for people (`St
 from __future__ import annotations
 
 import base64
-import fcntl
 import logging
-import os
 import secrets
 import time
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
 
 from enseada.auth.documents import UnusableDocument
+from enseada.datafolder import hold
+from enseada.starterror import StartError
 from enseada.storage.documents.base import DocumentError
 from enseada.storage.documents.once import get_or_create_once
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
+    from collections.abc import AsyncIterator
 
     from enseada.app import Application
     from enseada.auth.policy import Authorizer
@@ -37,10 +36,6 @@ UPLOAD_SECRET_ID = "secret:uploads"
 _SECRET_BYTES = 32
 CLOSE_TIMEOUT = 30.0
 """Seconds for closing a store behind a shield: it may have to wait for the disk."""
-
-
-class StartError(Exception):
-    """Why it cannot start: a sentence for people that says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +57,27 @@ async def open_data(settings: Settings) -> AsyncIterator[Opened]:
 
 
 @asynccontextmanager
-async def open_stores(settings: Settings) -> AsyncIterator[tuple[DocumentStore, BlobStore]]:
-    """The stores in the folder ``settings.data``, which is ours alone while the block runs. Raises StartError."""
+async def open_stores(
+    settings: Settings, *, held: bool = False, most_dirty: int | None = None
+) -> AsyncIterator[tuple[DocumentStore, BlobStore]]:
+    """The stores in the folder ``settings.data``, which is ours alone while the block runs. Raises StartError.
+
+    ``held``: it is ours already. ``most_dirty``: see `LocalStore`; None is the whole budget.
+    """
     from enseada.storage.blobs.base import BlobUnavailable
     from enseada.storage.blobs.local import LocalStore
+    from enseada.storage.blobs.localwriter import DIRTY_BYTES
     from enseada.storage.documents.sqlite import SQLiteStore
     from enseada.storage.documents.sqlitefile import UnusableFile
 
-    with _data_folder(settings.data), _locked(settings.lock_path):
+    with nullcontext() if held else hold(settings):
         try:
             documents = await SQLiteStore.open(settings.documents_path)
         except (UnusableFile, OSError) as reason:
             raise StartError(f"the documents in {settings.documents_path} cannot be opened: {reason}") from reason
         try:
             try:
-                store = await LocalStore.at(settings.blobs_path)
+                store = await LocalStore.at(settings.blobs_path, most_dirty=most_dirty or DIRTY_BYTES)
             except BlobUnavailable as reason:
                 raise StartError(str(reason)) from reason
             try:
@@ -172,43 +173,3 @@ async def _secret(documents: DocumentStore, id: str) -> bytes:
     if len(secret) != _SECRET_BYTES:
         raise UnusableDocument(id, "it is not what this release expects")
     return secret
-
-
-@contextmanager
-def _data_folder(folder: Path) -> Iterator[None]:
-    """Make the folder, for us alone, if it is not there. Raises StartError unless files can be made in it."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except FileExistsError:
-        raise StartError(f"the data folder {folder} is not a folder; choose another with --data") from None
-    except OSError as reason:
-        raise StartError(
-            f"the data folder {folder} cannot be made: {reason.strerror}; choose another with --data"
-        ) from reason
-    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        raise StartError(f"the data folder {folder} may not be written by this user; choose another with --data")
-    yield
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the data folder for this server. Raises StartError if another one does."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as reason:
-        raise StartError(f"{path} cannot be opened: {reason.strerror}") from reason
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise StartError(
-                f"another Enseada (process {holder}) has the data folder {path.parent}; "
-                "stop it, or choose another folder with --data"
-            ) from None
-        with suppress(OSError):  # a full disk; it is only for the sentence above
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
-        yield
-    finally:
-        os.close(fd)

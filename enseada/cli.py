@@ -1,9 +1,9 @@
 """The command line: ``enseada serve``, ``enseada config``.
 
 One rule: what can go wrong by somebody's choice ends with one sentence on standard error and an exit code, never with
-a traceback. 0: ended as asked; 1: it could not start; 2: the settings or the command line are wrong; 3: it was asked to
-end, could not, and was cut; 128 + N: a second signal N ended it at once. Flags follow from the declarations in
-`enseada.config`. What is expensive to import is imported by the command that needs it.
+a traceback. 0: ended as asked; 1: it could not start, or its workers could not; 2: the settings or the command line
+are wrong; 3: it was asked to end, could not, and was cut; 128 + N: a second signal N ended it at once. Flags follow
+from the declarations in `enseada.config`. What is expensive to import is imported by the command that needs it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,9 +22,12 @@ import click
 
 from enseada import __version__, logs
 from enseada.config import SETTINGS, ConfigError, Loaded, load
+from enseada.openfiles import open_standard_files, raise_file_limit
+from enseada.starterror import StartError, sentences
+from enseada.watchdog import LAST_MOMENTS, Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import trio
 
@@ -34,10 +36,6 @@ if TYPE_CHECKING:
 
 COULD_NOT_START = 1
 WRONG_SETTINGS = 2
-END_HUNG = 3
-LAST_MOMENTS = 20.0
-"""Seconds after the grace, or after a second signal, in which uploads are saved and stores are closed. An end that
-takes longer hangs: a thread that waits for a disk cannot be cancelled. What is stored is whole at any moment."""
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # to listen on, and what to type for it on this machine
 
 log = logging.getLogger("enseada.cli")
@@ -129,31 +127,53 @@ def config(file: Path | None, others: tuple[str, ...], **flags: Any) -> None:
 def serve(file: Path | None, others: tuple[str, ...], **flags: Any) -> None:
     """Serve until SIGTERM or ctrl-C; a second one ends at once."""
     settings = _load(file, others, flags).settings
-    from enseada import serving
-    from enseada.server import raise_file_limit
-
     raise_file_limit()
+    if settings.workers > 1:
+        sys.exit(run_workers(settings))
+    from enseada import serving
+
     sys.exit(run(settings, serving.serve))
+
+
+def run_workers(settings: Settings) -> int:
+    """Serve with several processes until a signal ends it, and return the exit code. For the main thread."""
+    from enseada.supervisor import supervise
+
+    def announce(addresses: Sequence[str], admin_password: str | None) -> None:
+        _tell("\n".join(_announcement(settings, addresses, settings.data.absolute(), admin_password)) + "\n")
+
+    _warn(settings)
+    open_standard_files()
+    turn = logs.make_turn()
+    with logs.configure(settings.log_format, settings.log_level, sys.stderr, turn=turn):
+        try:
+            return supervise(settings, turn, announce)
+        except StartError as reason:
+            sentence = str(reason)
+    click.echo(f"enseada: {sentence}", err=True)
+    return COULD_NOT_START
 
 
 def run(settings: Settings, serve: Serve) -> int:
     """Run ``serve`` until a signal ends it, and return the exit code. For the main thread: it handles signals."""
     import trio
 
-    from enseada.build import StartError
-
-    if settings.anonymous == "push" and not all(address.loopback for address in settings.addresses):
-        click.echo("enseada: warning: anybody who reaches this address may push, overwrite and delete", err=True)
+    _warn(settings)
     failures: list[str] = []
     code = COULD_NOT_START
     with logs.configure(settings.log_format, settings.log_level, sys.stderr):
         try:
             code = trio.run(_until_ended, settings, serve)
         except* StartError as group:
-            failures = [str(reason) for reason in _leaves(group)]
-    for sentence in dict.fromkeys(failures):
+            failures = sentences(group)
+    for sentence in failures:
         click.echo(f"enseada: {sentence}", err=True)
     return code
+
+
+def _warn(settings: Settings) -> None:
+    if settings.anonymous == "push" and not all(address.loopback for address in settings.addresses):
+        click.echo("enseada: warning: anybody who reaches this address may push, overwrite and delete", err=True)
 
 
 async def _until_ended(settings: Settings, serve: Serve) -> int:
@@ -184,7 +204,8 @@ async def _until_ended(settings: Settings, serve: Serve) -> int:
             everything.start_soon(watch, signals)
             async with trio.open_nursery() as serving:
                 started: Started = await serving.start(partial(serve, settings, shutdown=shutdown))
-                _tell("\n".join(_announcement(settings, started)) + "\n")
+                said = _announcement(settings, started.addresses, started.data, started.admin_password)
+                _tell("\n".join(said) + "\n")
             everything.cancel_scope.cancel()
     return code
 
@@ -205,45 +226,16 @@ def _tell(text: str) -> None:
                 os.close(null)
 
 
-class Watchdog:
-    """Ends the process after a time by all means, unless its context ends before."""
-
-    def __init__(self) -> None:
-        self._timer: threading.Timer | None = None
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
-    def start(self, seconds: float) -> None:
-        """Give the process so many seconds from now, whatever it had."""
-        self._stop()
-        self._timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._cut)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    @staticmethod
-    def _cut() -> None:
-        log.error("the end hangs, perhaps over a disk that does not answer: cut")
-        for handler in logging.getLogger(logs.ROOT).handlers:
-            handler.flush()
-        os._exit(END_HUNG)
-
-
-def _announcement(settings: Settings, started: Started) -> Iterator[str]:
+def _announcement(
+    settings: Settings, addresses: Sequence[str], data: Path, admin_password: str | None
+) -> Iterator[str]:
     """What is printed once it listens: where, on what, and what to type next."""
-    for address in started.addresses:
+    for address in addresses:
         yield f"listening on {address}"
-    yield f"data in {started.data}"
-    if started.admin_password is not None:
-        yield f"admin password: {started.admin_password} (shown once)"
-    host = next((urlsplit(each).netloc for each in started.addresses if each.startswith("http")), None)
+    yield f"data in {data}"
+    if admin_password is not None:
+        yield f"admin password: {admin_password} (shown once)"
+    host = next((urlsplit(each).netloc for each in addresses if each.startswith("http")), None)
     if host is None:
         return
     name, colon, port = host.rpartition(":")
@@ -252,11 +244,3 @@ def _announcement(settings: Settings, started: Started) -> Iterator[str]:
     if settings.anonymous != "push":
         yield f"  docker login {host}"
     yield f"  docker push {host}/library/hello:1"
-
-
-def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
-    for each in group.exceptions:
-        if isinstance(each, BaseExceptionGroup):
-            yield from _leaves(each)
-        else:
-            yield each

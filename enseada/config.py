@@ -33,6 +33,8 @@ MAX_PASSWORD_BYTES = 1024
 """A password's length in UTF-8; a longer one is never hashed."""
 ARGON2_LANE_BYTES = 8 * 1024
 """The least memory of one lane (RFC 9106 3.1)."""
+MAX_WORKERS = 1024
+"""Processes that serve; each has sockets and memory of its own."""
 _PUBLIC_URL = re.compile(r"https?://(?:[A-Za-z0-9.-]{1,255}|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 DEFAULT = "default"
 """The source of a value that nobody gave."""
@@ -74,6 +76,10 @@ class Settings:
     data: Path = field(
         default=Path("enseada-data"),
         metadata=_about("The folder that holds everything; made with mode 700 where it is missing."),
+    )
+    workers: Annotated[int, msgspec.Meta(ge=1, le=MAX_WORKERS)] = field(
+        default=min(len(os.sched_getaffinity(0)), MAX_WORKERS),
+        metadata=_about("Processes that serve: as many as there are cores, where nothing is said."),
     )
     anonymous: Literal["none", "pull", "push"] = field(
         default="none", metadata=_about("What may be done without logging in.")

@@ -3,11 +3,12 @@
 One rule: what a client sent can neither forge a line nor put a secret into one. Every text is escaped, a query's
 values are shown only for the names on a list, and headers are never shown. And a standard error that nobody reads, be
 it a full pipe or a terminal after ctrl-S, stops nothing: a thread writes the lines, and those that find no room in its
-queue are dropped and counted.
+queue are dropped and counted. Processes that write to one stream take turns, so that no line is cut by another's.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
@@ -189,14 +190,15 @@ class ExchangeFormatter(logging.Formatter):
 
 
 class JSONFormatter(ExchangeFormatter):
-    """One JSON object a line."""
+    """One JSON object a line; ``worker`` is in it, where there are several."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: int | None = None) -> None:
         super().__init__()
+        self._worker = {} if worker is None else {"worker": worker}
         self._encoder = msgspec.json.Encoder()
 
     def line(self, created: float, level: int, request: dict[str, Any]) -> str:
-        line = {"time": _stamp(created), "level": _LEVELS[level], "logger": REQUESTS, **request}
+        line = {"time": _stamp(created), "level": _LEVELS[level], "logger": REQUESTS, **self._worker, **request}
         return self._encoder.encode(line).decode()
 
     def format(self, record: logging.LogRecord) -> str:
@@ -205,6 +207,7 @@ class JSONFormatter(ExchangeFormatter):
             return self.line(record.created, record.levelno, request)
         line: dict[str, Any] = {"time": _stamp(record.created), "level": record.levelname.lower()}
         line["logger"] = record.name
+        line |= self._worker
         line["message"] = escape(record.getMessage())
         if record.exc_info:
             line["traceback"] = "\n".join(_traceback(self, record.exc_info))
@@ -214,14 +217,18 @@ class JSONFormatter(ExchangeFormatter):
 class TextFormatter(ExchangeFormatter):
     """One line for people; a traceback follows, indented, so that no text in it can pass for a line of its own."""
 
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._worker = "" if worker is None else f"[{worker}] "
+
     def line(self, created: float, level: int, request: dict[str, Any]) -> str:
-        return f"{_stamp(created)} {_LEVELS[level]:<7} {_sentence(request)}"
+        return f"{_stamp(created)} {_LEVELS[level]:<7} {self._worker}{_sentence(request)}"
 
     def format(self, record: logging.LogRecord) -> str:
         request = _request(record)
         if request is not None:
             return self.line(record.created, record.levelno, request)
-        line = f"{_stamp(record.created)} {record.levelname.lower():<7} {escape(record.getMessage())}"
+        line = f"{_stamp(record.created)} {record.levelname.lower():<7} {self._worker}{escape(record.getMessage())}"
         if record.exc_info:
             line += "".join(f"\n    {each}" for each in _traceback(self, record.exc_info))
         return line
@@ -245,11 +252,12 @@ class LineWriter(logging.Handler):
     many they were.
     """
 
-    def __init__(self, stream: TextIO, formatter: ExchangeFormatter) -> None:
+    def __init__(self, stream: TextIO, formatter: ExchangeFormatter, turn: int | None = None) -> None:
+        """``turn``: see `configure`."""
         super().__init__()
         self.setFormatter(formatter)
         self._exchanges = formatter
-        self._write = _writer(stream)
+        self._write = _writer(stream, turn)
         self._lock = threading.Lock()
         self._lines: list[str] = []
         self._characters = 0
@@ -324,8 +332,8 @@ class LineWriter(logging.Handler):
         return lines
 
 
-def _writer(stream: TextIO) -> Callable[[str], None]:
-    """What writes text to ``stream``, or to nobody if it is closed.
+def _writer(stream: TextIO, turn: int | None) -> Callable[[str], None]:
+    """What writes text to ``stream`` when it is our ``turn``, or to nobody if it is closed.
 
     To a file it writes beside the stream's buffer: that has a lock, and an interpreter that ends while a thread is
     stuck with it aborts.
@@ -342,11 +350,31 @@ def _writer(stream: TextIO) -> Callable[[str], None]:
                 stream.write(text)
                 stream.flush()
             else:
-                write_all(fd, text.encode(stream.encoding or "utf-8", "backslashreplace"))
+                with _taken(turn):
+                    write_all(fd, text.encode(stream.encoding or "utf-8", "backslashreplace"))
         except (OSError, ValueError):
             pass  # there is nobody to be told
 
     return write
+
+
+@contextmanager
+def _taken(turn: int | None) -> Iterator[None]:
+    """Hold the turn to write. Blocks: for a thread. Raises OSError. A process that dies gives it back."""
+    if turn is None:
+        yield
+        return
+    # Not flock(2): that belongs to the open file, which the processes have in common.
+    fcntl.lockf(turn, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.lockf(turn, fcntl.LOCK_UN)
+
+
+def make_turn() -> int:
+    """A file descriptor for `configure` and the processes that are to inherit it. Raises OSError."""
+    return os.memfd_create("enseada-log-turn", os.MFD_CLOEXEC)
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -362,15 +390,26 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 @contextmanager
-def configure(format: Literal["auto", "text", "json"], level: str, stream: TextIO) -> Iterator[None]:
+def configure(
+    format: Literal["auto", "text", "json"],
+    level: str,
+    stream: TextIO,
+    *,
+    turn: int | None = None,
+    worker: int | None = None,
+) -> Iterator[None]:
     """Within the context, write our log lines to ``stream``; afterwards everything is as it was.
 
     ``auto`` is text where the stream is a terminal. Lines do not go to the root logger meanwhile. The end waits up to
     `FLUSH_TIMEOUT` for lines that are still to be written.
+
+    ``turn`` (`make_turn`) is what processes have in common that write to one stream: then their lines stay whole,
+    whatever it is and however long they are. (By themselves only writes to a pipe of at most PIPE_BUF bytes would.)
+    Each is the process ``worker``, whose number its lines bear.
     """
     global _configured
     text = format == "text" or (format == "auto" and stream.isatty())
-    handler = LineWriter(stream, TextFormatter() if text else JSONFormatter())
+    handler = LineWriter(stream, TextFormatter(worker) if text else JSONFormatter(worker), turn)
     before = (_root.level, _root.propagate, _configured)
     _root.addHandler(handler)
     _root.setLevel(level.upper())

@@ -9,21 +9,28 @@ from __future__ import annotations
 import errno
 import logging
 import math
-import os
-import resource
 import socket
-import stat
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
 from enseada.connection import Ending, serve_connection
 from enseada.limits import Limits
-from enseada.streamlistener import StreamListener, address_of
+from enseada.listeners import (
+    BACKLOG,
+    LOOKED_FOR,
+    UNIX_MODE,
+    Listener,
+    ListenError,
+    Target,
+    address_of,
+    bind,
+    parse,
+    unknown_host,
+)
+from enseada.openfiles import connection_limit
+from enseada.streamlistener import StreamListener
 from enseada.transport import SocketTransport
-from enseada.values import parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -35,61 +42,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("enseada.server")
 
-BACKLOG = 1024
-"""Connections that the kernel completes and keeps for us."""
-UNIX_MODE = 0o660
-"""Mode of a unix socket, unless another is asked for."""
-UNIX_PREFIX = "unix:"
+__all__ = ["AnyListener", "ListenError", "Listener", "adopt", "close_listeners", "open_listeners", "serve_http"]
+
 ACCEPT_PAUSE = 0.1
 """Seconds without accepting after the system had no room for another connection."""
 COMPLAINT_INTERVAL = 60.0
 """Seconds between two lines about that in the log."""
-RESERVED_FILES = 64
-"""File descriptors that are kept for everything but connections: listeners, stores, the log."""
-FILES_A_CONNECTION = 2
-"""File descriptors that a connection may need: its own, and the content's that it receives or sends."""
 GRACE = 30.0
 """Seconds that requests under way have to finish when the server ends, unless another time is asked for."""
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-
-
-class ListenError(Exception):
-    """An address cannot be listened on. The message is a sentence for whoever gave the address."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """A bound, listening socket."""
-
-    socket: socket.socket
-    address: str
-    """Where clients find it: ``http://127.0.0.1:9623``, or ``http+unix:///run/enseada.sock``."""
-    path: str | None = None
-    """The file of a unix socket."""
-    scheme: ClassVar[str] = "http"
-    """That of the URLs by which clients reach it, unless a proxy stands before us."""
-
-    async def accept(self) -> SocketTransport:
-        """The next connection. Raises OSError."""
-        while True:
-            try:
-                accepted = self.socket.accept()[0]
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(self.socket)
-            else:
-                return SocketTransport(accepted, _peer(accepted))
-
-    def close(self) -> None:
-        """Stop listening, and remove a unix socket's file. Safe any number of times."""
-        if self.socket.fileno() >= 0:
-            self.socket.close()
-            if self.path is not None:
-                with suppress(OSError):
-                    os.unlink(self.path)
-
-    async def aclose(self) -> None:
-        """As `close`."""
-        self.close()
 
 
 AnyListener: TypeAlias = "Listener | StreamListener | socket.socket | trio.abc.Listener[Any]"
@@ -112,7 +73,10 @@ def adopt(listener: AnyListener) -> Listener | StreamListener:
 async def close_listeners(listeners: Iterable[Listener | StreamListener]) -> None:
     """Close all of them, also when cancelled."""
     for listener in listeners:
-        await listener.aclose()
+        if isinstance(listener, Listener):
+            listener.close()
+        else:
+            await listener.aclose()
 
 
 async def open_listeners(addresses: Iterable[str], *, unix_mode: int = UNIX_MODE) -> list[Listener]:
@@ -121,94 +85,16 @@ async def open_listeners(addresses: Iterable[str], *, unix_mode: int = UNIX_MODE
     A host name may stand for several addresses, and port 0 for any free one. Raises ListenError, and then, as when
     cancelled, nothing is left open.
     """
-    listeners: list[Listener] = []
-    try:
-        for address in addresses:
-            try:
-                parsed = parse_address(address)
-            except ValueError as reason:
-                raise ListenError(f"{address!r} is no address: {reason}") from None
-            if parsed.path is not None:
-                listeners.append(_listen_unix(parsed.path, unix_mode))
-                continue
-            for family, resolved in await _resolve(parsed.host, parsed.port, address):
-                listeners.append(_listen_tcp(family, resolved, address))
-    except BaseException:
-        for listener in listeners:
-            listener.close()
-        raise
-    return listeners
-
-
-async def _resolve(host: str, port: int, address: str) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
-    try:
-        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        raise ListenError(f"cannot listen on {address}: {host} is not known ({_reason(error)})") from error
-    # getaddrinfo may name an address more than once; the order is kept.
-    return list(dict.fromkeys((family, (str(where[0]), int(where[1]))) for family, _, _, _, where in found))
-
-
-def _listen_tcp(family: socket.AddressFamily, where: tuple[str, int], address: str) -> Listener:
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Inherited by what is accepted: answers leave in one write each, and wait for no other.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if family == socket.AF_INET6:
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.bind(where)
-        listening.listen(BACKLOG)
-        listening.setblocking(False)
-    except OSError as error:
-        listening.close()
-        raise _explain(address, error) from error
-    return Listener(listening, address_of(listening))
-
-
-def _listen_unix(path: str, mode: int) -> Listener:
-    path = os.path.abspath(path)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _remove_stale(path)
-        # Nobody may connect before the mode is the one that was asked for: without listen, connecting is refused.
-        listening.bind(path)
-        os.chmod(path, mode)
-        listening.listen(BACKLOG)
-        listening.setblocking(False)
-    except OSError as error:
-        listening.close()
-        raise _explain(UNIX_PREFIX + path, error) from error
-    return Listener(listening, f"http+unix://{path}", path)
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a socket's file that a server has left behind, and nothing else."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
+    targets = []
+    for address in addresses:
+        parsed = parse(address)
         try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-
-
-def _explain(address: str, error: OSError) -> ListenError:
-    if error.errno == errno.EADDRINUSE:
-        return ListenError(f"cannot listen on {address}: it is in use by another program")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return ListenError(f"cannot listen on {address}: this user has no permission to")
-    if error.errno == errno.EADDRNOTAVAIL:
-        return ListenError(f"cannot listen on {address}: this machine has no such address")
-    return ListenError(f"cannot listen on {address}: {_reason(error)}")
-
-
-def _reason(error: Exception) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error)
+            is_unix = parsed.path is not None
+            found = () if is_unix else await trio.socket.getaddrinfo(parsed.host, parsed.port, **LOOKED_FOR)
+        except (OSError, UnicodeError) as error:
+            raise unknown_host(address, parsed, error) from error
+        targets.append(Target(address, parsed, found))
+    return [listener for place in bind(targets, 1, unix_mode) for listener in place]
 
 
 async def serve_http(
@@ -274,24 +160,6 @@ async def _notice(shutdown: trio.Event, wish: trio.Event, shielded: trio.CancelS
             shielded.cancel()
 
 
-def raise_file_limit() -> None:
-    """Raise this process's limit of open files as far as the system lets it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def connection_limit(wanted: int) -> int:
-    """How many connections may be open at once: ``wanted``, or as many as there are file descriptors for."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if files == resource.RLIM_INFINITY:
-        return wanted
-    possible = max(1, (files - RESERVED_FILES) // FILES_A_CONNECTION)
-    if possible < wanted:
-        logger.info("%d connections at once rather than %d: %d files may be open", possible, wanted, files)
-    return min(wanted, possible)
-
-
 class _Server:
     def __init__(
         self,
@@ -319,13 +187,14 @@ class _Server:
             except BaseException:
                 self._room.release()
                 raise
-            scheme = self._scheme if listener.scheme == "http" else listener.scheme
+            scheme = listener.scheme if isinstance(listener, StreamListener) else "http"
+            scheme = self._scheme if scheme == "http" else scheme
             connections.start_soon(self._serve, transport, scheme)
 
     async def _accept_one(self, listener: Listener | StreamListener) -> Transport:
         while True:
             try:
-                return await listener.accept()
+                return await (_accept(listener.socket) if isinstance(listener, Listener) else listener.accept())
             except OSError as error:
                 if error.errno in _NO_ROOM:
                     self._complain(error)
@@ -354,6 +223,16 @@ class _Server:
             logger.exception("a connection failed")
         finally:
             self._room.release()
+
+
+async def _accept(listening: socket.socket) -> SocketTransport:
+    while True:
+        try:
+            accepted = listening.accept()[0]
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(listening)
+        else:
+            return SocketTransport(accepted, _peer(accepted))
 
 
 def _peer(accepted: socket.socket) -> str | None:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, overload
 
 import trio
 
-from enseada.build import StartError, open_stores, start_registry
+from enseada.build import open_stores, start_registry
 from enseada.logs import log_exchange
 from enseada.server import ListenError, adopt, close_listeners, open_listeners, serve_http
+from enseada.starterror import StartError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from enseada.config import Settings
     from enseada.server import AnyListener, Listener
+    from enseada.storage.blobs.base import BlobStore
+    from enseada.storage.documents.base import DocumentStore
     from enseada.streamlistener import StreamListener
 
 
@@ -78,19 +81,32 @@ async def serve(
                     given = [*await open_listeners(settings.listen)]
                 except ListenError as reason:
                     raise StartError(str(reason)) from reason
-            opened = await start_registry(settings, documents, store)
-            async with opened.registry.running(), trio.open_nursery() as nursery:
-                started: Sequence[Listener | StreamListener] = await nursery.start(
-                    partial(
-                        serve_http,
-                        opened.registry,
-                        given,
-                        limits=settings.limits,
-                        grace=settings.grace,
-                        shutdown=shutdown,
-                        on_exchange=log_exchange,
-                    )
-                )
-                task_status.started(Started(started, settings.data.absolute(), opened.admin_password))
+            await serve_over(settings, documents, store, given, shutdown=shutdown, task_status=task_status)
     finally:
         await close_listeners(given or ())
+
+
+async def serve_over(
+    settings: Settings,
+    documents: DocumentStore,
+    store: BlobStore,
+    listeners: Iterable[Listener | StreamListener],
+    *,
+    shutdown: trio.Event | None = None,
+    task_status: trio.TaskStatus[Started] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """As `serve`, over stores that are open."""
+    opened = await start_registry(settings, documents, store)
+    async with opened.registry.running(), trio.open_nursery() as nursery:
+        started: Sequence[Listener | StreamListener] = await nursery.start(
+            partial(
+                serve_http,
+                opened.registry,
+                listeners,
+                limits=settings.limits,
+                grace=settings.grace,
+                shutdown=shutdown,
+                on_exchange=log_exchange,
+            )
+        )
+        task_status.started(Started(started, settings.data.absolute(), opened.admin_password))

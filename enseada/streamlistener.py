@@ -6,13 +6,13 @@ trio's own classes can tell, an address or a peer, is told where it is one of th
 
 from __future__ import annotations
 
-import os
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
+from enseada.listeners import address_of
 from enseada.transport import StreamTransport
 
 if TYPE_CHECKING:
@@ -47,15 +47,6 @@ class StreamListener:
     async def aclose(self) -> None:
         """Stop listening, without waiting for anything. Safe any number of times."""
         await trio.aclose_forcefully(self.listener)
-
-
-def address_of(listening: socket.socket | trio.socket.SocketType, scheme: str = "http") -> str:
-    """Where clients find a listening socket."""
-    name = listening.getsockname()
-    if listening.family == socket.AF_UNIX:
-        return f"{scheme}+unix://{os.fsdecode(name)}"
-    host, port = name[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _peer(stream: trio.abc.Stream) -> str | None:

@@ -46,12 +46,22 @@ FLOORS: Mapping[str, int] = {
     "enseada.exchange": 5,
     "enseada.wire": 5,
     "enseada.streamlistener": 5,
+    "enseada.listeners": 5,
+    "enseada.openfiles": 5,
     "enseada.server": 5,
     "enseada.websocket": 5,
     "enseada.asgiapp": 5,
+    "enseada.starterror": 6,
+    "enseada.datafolder": 6,
     "enseada.build": 6,
     "enseada.embedding": 6,
     "enseada.serving": 6,
+    "enseada.watchdog": 6,
+    "enseada.shares": 6,
+    "enseada.orders": 6,
+    "enseada.worker": 6,
+    "enseada.workerprocess": 6,
+    "enseada.supervisor": 6,
     "enseada.cli": 6,
     "enseada.testing": 6,
     "enseada.__main__": 6,
@@ -62,7 +72,7 @@ nothing when it is imported, and looks its public names up, wherever they are, w
 MAY_IMPORT_TRIO = (
     *(
         f"enseada.{name}"
-        for name in ("transport", "connection", "streamlistener", "server", "websocket", "serving", "cli")
+        for name in ("transport", "connection", "streamlistener", "server", "websocket", "serving", "worker", "cli")
     ),
     *(f"enseada.testing.{name}" for name in ("acts", "loopthread", "running")),
 )

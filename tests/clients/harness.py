@@ -190,6 +190,8 @@ class Shell:
         return result
 
 
+WORKERS = len(os.sched_getaffinity(0))
+"""How many processes `enseada serve` starts where nothing else is asked for."""
 REFUSALS = ("unauthorized", "401", "authentication required", "invalid username", "credential not found")
 """How clients put it that a login is wrong or lacking."""
 KEPT_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "LANG", "TERM", "NO_COLOR")
@@ -251,6 +253,8 @@ class Served:
     user: str | None
     password: str | None
     log: Log | None
+    workers: int = 1
+    """Processes that write to the log."""
     http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
@@ -329,7 +333,7 @@ def serving(
         try:
             line = log.wait_for(b"listening on http://", START_TIMEOUT).decode()
             host = line.removeprefix("listening on http://").rstrip("/")
-            served = Served(host, USER if login else None, PASSWORD if login else None, log)
+            served = Served(host, USER if login else None, PASSWORD if login else None, log, WORKERS)
             with served.http:
                 yield served
             process.send_signal(signal.SIGTERM)

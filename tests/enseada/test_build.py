@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from enseada.build import UPLOAD_SECRET_ID, StartError, open_data, open_registry
+from enseada.build import UPLOAD_SECRET_ID, open_data, open_registry
+from enseada.starterror import StartError
 from enseada.storage.blobs.memory import MemoryStore as MemoryBlobs
 from enseada.storage.documents.base import Document, Unavailable, Unknown
 from enseada.storage.documents.memory import MemoryStore as MemoryDocuments

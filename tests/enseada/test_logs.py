@@ -6,6 +6,8 @@ import io
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,9 +46,9 @@ class Terminal(io.StringIO):
         return True
 
 
-def write(exchange: Over, format: str = "json", level: str = "info") -> str:
+def write(exchange: Over, format: str = "json", level: str = "info", worker: int | None = None) -> str:
     stream = io.StringIO()
-    with logs.configure(format, level, stream):  # type: ignore[arg-type]
+    with logs.configure(format, level, stream, worker=worker):  # type: ignore[arg-type]
         logs.log_exchange(exchange)
     return stream.getvalue()
 
@@ -101,6 +103,11 @@ def test_a_request_is_one_line_of_text() -> None:
     assert line.endswith(
         " info    GET /v2/ 499 in=3 out=4 12.5ms subject=admin client=unix id=r1 error=the client has gone\n"
     )
+
+
+def test_a_worker_is_told() -> None:
+    assert json.loads(write(Over(), worker=3))["worker"] == 3
+    assert " info    [3] GET /v2/ 200 " in write(Over(), "text", worker=3)
 
 
 def test_what_we_failed_is_an_error() -> None:
@@ -311,3 +318,63 @@ def test_characters_that_the_stream_has_not() -> None:
         with logs.configure("text", "info", sink):
             logging.getLogger("enseada.x").info("caf\xe9")
         assert source.readline().endswith(b"caf\\xe9\n")
+
+
+# -- several processes
+
+WRITER = """
+import logging, sys
+from enseada import logs
+
+size, turn, worker = map(int, sys.argv[1:])
+with logs.configure("json", "info", sys.stderr, turn=turn, worker=worker):
+    for number in range(20):
+        logging.getLogger("enseada.x").info("%d %s", number, "x" * size)
+        for handler in logging.getLogger(logs.ROOT).handlers:
+            handler.flush()
+"""
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_lines_of_several_processes_stay_whole(size: int) -> None:
+    """Also where one is longer than a pipe holds, so that its writer sleeps in the midst of it."""
+    turn = logs.make_turn()
+    reading, writing = os.pipe()
+    with open(reading) as source:
+        children = [
+            subprocess.Popen(
+                [sys.executable, "-W", "error", "-c", WRITER, str(size), str(turn), str(worker)],
+                stderr=writing,
+                pass_fds=[turn],
+            )
+            for worker in range(3)
+        ]
+        os.close(writing)
+        lines = [json.loads(line) for line in source]
+    os.close(turn)
+    assert [child.wait() for child in children] == [0] * 3
+    for worker in range(3):
+        said = [line["message"].partition(" ") for line in lines if line["worker"] == worker]
+        assert [(int(number), len(text)) for number, _, text in said] == [(number, size) for number in range(20)]
+
+
+def test_who_has_the_turn_and_dies_gives_it_back() -> None:
+    """A reader that takes nothing keeps one process in its write, and another waiting for it."""
+    turn = logs.make_turn()
+    with pipe() as (source, sink):
+        child = subprocess.Popen(
+            [sys.executable, "-c", WRITER, "200000", str(turn), "1"], stderr=sink, pass_fds=[turn]
+        )
+        assert source.read(1000)  # it is in the midst of a line, which the pipe does not hold
+        with logs.configure("json", "info", sink, turn=turn, worker=2):
+            logging.getLogger("enseada.x").info("hello")
+            child.kill()
+            child.wait()
+            read: list[str] = []
+            reader = threading.Thread(target=lambda: read.extend(source))
+            reader.start()
+        sink.close()
+        reader.join()
+    os.close(turn)
+    assert read[-1].endswith("}\n")
+    assert '"message":"hello"' in read[-1]

@@ -10,125 +10,23 @@ import random
 import signal
 import socket
 import subprocess
-import sys
-import time
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
 
 import pytest
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-MIB = 1024 * 1024
-DEADLINE = 30.0
-SOON = 8.0
-"""Seconds for what has to happen at once."""
-
-
-@dataclass
-class Server:
-    """A running `enseada serve`."""
-
-    process: subprocess.Popen[str]
-    port: int
-    said: str
-
-    def request(
-        self, method: str, target: str, body: bytes | None = None, **headers: str
-    ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        """One request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
-        try:
-            connection.request(method, target, body, {key.replace("_", "-"): value for key, value in headers.items()})
-            response = connection.getresponse()
-            return response.status, response.headers, response.read()
-        finally:
-            connection.close()
-
-    def begin(self, name: str = "team/app") -> str:
-        """POST an upload; return its location."""
-        status, headers, _ = self.request("POST", f"/v2/{name}/blobs/uploads/", b"")
-        assert status == 202
-        return headers["Location"]
-
-    def offset(self, location: str) -> int:
-        """How many bytes of an upload GET reports."""
-        status, headers, _ = self.request("GET", location)
-        assert status == 204
-        last = int(headers["Range"].removeprefix("0-"))
-        return last + 1 if last else 0
-
-    def end(self, sign: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(sign)
-        return self.process.wait(DEADLINE)
-
-
-def command(data: Path, *flags: str) -> list[str]:
-    cheap = ["--argon2-memory", "8MiB", "--argon2-time", "1"]
-    return [sys.executable, "-m", "enseada", "serve", "--data", str(data), "--listen", "127.0.0.1:0", *cheap, *flags]
-
-
-def environment(**more: str) -> dict[str, str]:
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("ENSEADA_")}
-    return clean | more
-
-
-@contextmanager
-def serving(
-    data: Path, *flags: str, stderr: TextIO | None = None, before: str = ":", **variables: str
-) -> Iterator[Server]:
-    """A server on a free port, killed at the end if it still runs; what it logs goes to a file beside ``data``.
-
-    ``before``: what a shell does before it becomes the server.
-    """
-    log = (data.parent / "log").open("a")
-    process = subprocess.Popen(
-        ["sh", "-c", f'{before} && exec "$@"', "sh", *command(data, *flags)],
-        stdout=subprocess.PIPE,
-        stderr=stderr or log,
-        text=True,
-        env=environment(**variables),
-    )
-    try:
-        assert process.stdout is not None
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if "docker push" in line:
-                break
-        ports = [int(line.rpartition(":")[2]) for line in said if line.startswith("listening on http://127.0.0.1:")]
-        assert len(ports) == 1, (said, (data.parent / "log").read_text())
-        yield Server(process, ports[0], "".join(said))
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-        log.close()
-
-
-def send_part(server: Server, location: str, content: bytes, length: int | None) -> socket.socket:
-    """Begin a PATCH of ``length`` bytes (None: chunked), send ``content`` of it, and leave it hanging."""
-    client = socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE)
-    framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
-    client.sendall(f"PATCH {location} HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode())
-    if length is None:
-        for start in range(0, len(content), MIB):
-            piece = content[start : start + MIB]
-            client.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
-    else:
-        client.sendall(content)
-    return client
-
-
-def wait_for_offset(server: Server, location: str, least: int) -> int:
-    deadline = time.monotonic() + DEADLINE
-    while (offset := server.offset(location)) < least:
-        assert time.monotonic() < deadline, f"{offset} of {least} bytes were saved"
-    return offset
+from tests.enseada.server_process import (
+    DEADLINE,
+    MIB,
+    SOON,
+    command,
+    environment,
+    refused,
+    send_part,
+    serving,
+    wait_for_offset,
+    wait_for_received,
+    wait_for_refusal,
+)
 
 
 def test_what_it_says_at_the_first_start_and_later(tmp_path: Path) -> None:
@@ -166,7 +64,7 @@ def test_an_upload_goes_on_after_kill_9(tmp_path: Path, chunked: bool) -> None:
         location = server.begin()
         client = send_part(server, location, content[: 140 * MIB], None if chunked else len(content))
         wait_for_offset(server, location, 128 * MIB)
-        assert server.end(signal.SIGKILL) == -signal.SIGKILL
+        server.kill()
         client.close()
     with serving(data, "--anonymous", "push") as server:
         offset = server.offset(location)
@@ -219,13 +117,6 @@ def test_a_second_signal_ends_at_once_and_saves(tmp_path: Path, second: signal.S
     assert "ending at once" in (tmp_path / "log").read_text()
     with serving(data, "--anonymous", "push") as server:
         assert server.offset(location) == len(content)
-
-
-def wait_for_received(folder: Path, size: int) -> None:
-    """Wait until the server has written so many bytes of the one upload there is."""
-    deadline = time.monotonic() + DEADLINE
-    while not any(path.stat().st_size >= size for path in (folder / "data" / "blobs").rglob("*") if path.is_file()):
-        assert time.monotonic() < deadline
 
 
 def test_sigterm_lets_requests_under_way_finish(tmp_path: Path) -> None:
@@ -288,27 +179,6 @@ def test_more_clients_than_there_are_files_for(tmp_path: Path) -> None:
     log = (tmp_path / "log").read_text()
     assert "cannot accept" not in log
     assert f"{FEW} files may be open" in log
-
-
-def wait_for_refusal(port: int) -> None:
-    """Wait until nobody listens at the port any more."""
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=DEADLINE).close()
-        except ConnectionError:
-            return
-        assert time.monotonic() < deadline
-
-
-def refused(data: Path, *flags: str) -> tuple[int, str]:
-    """Run `enseada serve` where it cannot start; return its exit code and what it says about it."""
-    done = subprocess.run(
-        command(data, *flags), capture_output=True, text=True, timeout=DEADLINE, env=environment(), check=False
-    )
-    assert "Traceback" not in done.stderr
-    assert "listening" not in done.stdout
-    return done.returncode, done.stderr
 
 
 def test_two_servers_on_one_folder(tmp_path: Path) -> None:
@@ -379,7 +249,7 @@ def test_what_is_not_used_is_not_imported(tmp_path: Path) -> None:
     env = environment(PYTHONPROFILEIMPORTTIME="1")  # has it write a line for every module
     with log.open("w") as sink:
         process = subprocess.Popen(
-            command(tmp_path / "data"), stdout=subprocess.PIPE, stderr=sink, text=True, env=env
+            command(tmp_path / "data", "--workers", "1"), stdout=subprocess.PIPE, stderr=sink, text=True, env=env
         )
         assert process.stdout is not None
         with process.stdout:

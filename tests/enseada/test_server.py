@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import resource
 import socket
 import stat
 from contextlib import asynccontextmanager
@@ -19,15 +18,7 @@ from enseada import server as module
 from enseada.connection import HEAD_READ
 from enseada.http import Headers, Request, Response
 from enseada.limits import KIB, MIB, Limits
-from enseada.server import (
-    FILES_A_CONNECTION,
-    RESERVED_FILES,
-    Listener,
-    ListenError,
-    connection_limit,
-    open_listeners,
-    serve_http,
-)
+from enseada.server import Listener, ListenError, open_listeners, serve_http
 from tests.enseada.http_client import GET, Client, Truncated, chunked, echo, ignore, post
 from tests.enseada.test_transport import Rounds
 from tests.nobody import as_nobody
@@ -453,23 +444,6 @@ async def test_a_system_without_room_is_told_of_once_a_minute(
         nursery.cancel_scope.cancel()
     assert not failures
     assert len(caplog.records) == 3
-
-
-@pytest.mark.parametrize(
-    ("files", "wanted", "possible"),
-    [
-        (1024, 4096, (1024 - RESERVED_FILES) // FILES_A_CONNECTION),
-        (1024, 100, 100),
-        (1 << 20, 4096, 4096),
-        (resource.RLIM_INFINITY, 4096, 4096),
-        (RESERVED_FILES, 4096, 1),
-    ],
-)
-def test_connections_are_no_more_than_there_are_files_for(
-    files: int, wanted: int, possible: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
-    assert connection_limit(wanted) == possible
 
 
 # -- addresses

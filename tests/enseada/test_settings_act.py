@@ -74,6 +74,7 @@ def test_the_defaults() -> None:
     for settings in (Settings(), load(None, {}, {}).settings):
         assert settings.listen == ("127.0.0.1:9623",)
         assert settings.data == Path("enseada-data")
+        assert settings.workers == len(os.sched_getaffinity(0))
         assert settings.anonymous == "none"
         assert settings.admin_password is None
         assert settings.public_url is None
@@ -410,6 +411,16 @@ async def test_where_it_listens(tmp_path: Path) -> None:
             async with registry.connected(number) as client:
                 await client.send(b"GET /-/live HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert (await client.answer()).status == 200
+
+
+@acts("workers")
+@pytest.mark.parametrize(("workers", "started"), [("1", 0), ("3", 3)])
+def test_how_many_processes_serve(tmp_path: Path, workers: str, started: int) -> None:
+    with process(tmp_path, subprocess.DEVNULL, WORKERS=workers) as server:
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+        assert len(children) == started
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(DEADLINE) == 0
 
 
 @acts("grace")
