@@ -27,6 +27,24 @@ INTRODUCTION = """# Benchmarks
 Figures from `python -m bench run`, taken with both sides on one machine, in turn, in the same run. A ratio is the
 median of ours divided by the median of theirs.
 
+## How it is measured
+
+`python -m bench list` names the scenarios. A run needs Linux, the extra `bench`, and by package name what a scenario
+uses: `docker-registry`, `nginx-light`, `wrk`, `hey`, `strace`, and Go for the peer `distribution3`.
+
+- Both sides are started with fresh data on loopback, hold the same bytes, are warmed, and are measured in turn. Both
+  check a bearer token and decide what it allows at each request, and write one line or more about it into a file; nginx
+  and `floor` check nothing.
+- CPU is user and system time of the whole tree of processes, of those that ended too. Memory is the peak of PSS, looked
+  at ten times a second, with what the kernel's socket buffers grew by (the load's are among them, on both sides alike).
+- The load runs on the same machine, in processes of its own, and what it takes itself is told under each table. Bodies
+  leave by sendfile; bytes that are pushed are new in each round; bytes that are downloaded are thrown away in the
+  kernel, after they were downloaded once and their digests were right.
+- Both registries fsync what is pushed: distribution each file when it is closed, but no folder, so that a crash may
+  lose the name of a file; Enseada the file, its folder and the documents. None of it is turned off.
+- `floor` is what the machine needs for the same bytes: one thread that receives, hashes, writes and fsyncs them, or
+  sends them by sendfile, and does nothing else.
+
 """
 FOLDER = "benchmarks"
 """Of the plots, beside the page."""

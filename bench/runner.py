@@ -37,12 +37,15 @@ def run(
 
     Raises CannotMeasure. Interrupted: what was started is ended, and the data is removed.
     """
+    ours = Enseada(scenario.options)
+    if peer.name == ours.name:
+        raise CannotMeasure(f"a peer needs another name than {ours.name}")
     busy = machine.busy()
     measured: tuple[list[Round], list[Round]] = ([], [])
     with scratch() as folder, ExitStack() as stack:
         settings = Run(folder, rounds, workers, scale)
         sides: list[Side] = []
-        for each in (Enseada(scenario.options), peer):
+        for each in (ours, peer):
             tell(f"starting and warming {each.name}")
             sides.append(stack.enter_context(scenario.open(each, settings)))
         for number in range(1, rounds + 1):
@@ -50,18 +53,18 @@ def run(
                 tell(f"round {number} of {rounds}: {side.name}")
                 into.append(side.measure(number))
     figures = compare(scenario.figures, *([each.values for each in rounds] for rounds in measured))
-    ours, theirs = map(_server, sides)
+    our, their = map(_server, sides)
     about = (
         ("machine", f"{machine.describe()}; {busy}"),
-        ("versions", f"{ours.version}; {theirs.version}"),
-        (ours.name, ours.settings),
-        (theirs.name, theirs.settings),
+        ("versions", f"{our.version}; {their.version}"),
+        (our.name, our.settings),
+        (their.name, their.settings),
         ("goal", scenario.goal),
         ("load", scenario.settings(settings)),
         ("rounds", f"{rounds}, in turn; {workers} core{'s' * (workers > 1)} for each side; scale {scale:g}"),
     )
     notes = [note for side, given in zip(sides, measured, strict=True) for note in _notes(side, given)]
-    return Outcome(scenario.name, theirs.name, figures, about, tuple(notes))
+    return Outcome(scenario.name, their.name, figures, about, tuple(notes))
 
 
 def _server(side: Side) -> Server:

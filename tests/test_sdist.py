@@ -80,7 +80,7 @@ def test_sdist(built: dict[str, Path]) -> None:
     with tarfile.open(built["sdist"]) as archive:
         names = [name.partition("/")[2] for name in archive.getnames()]
     assert [name for name, count in Counter(names).items() if count > 1] == []
-    for name in ("setup.cfg", "tox.ini", "README.md", "CHANGELOG.md", "LICENSE", "tests/test_sdist.py"):
+    for name in ("setup.cfg", "tox.ini", "README.md", "CHANGELOG.md", "LICENSE", "tests/test_sdist.py", "bench/cli.py"):
         assert name in names
     assert "protocols/__init__.py" in names
     assert "storage/__init__.py" in names

@@ -42,7 +42,7 @@ class Distribution:
                 Tree(process.pid),
                 f"GOMAXPROCS={workers}, local disk, descriptors cached in memory, a bearer token (ES256, its key by "
                 f"id) verified at each request, no access log beside its own lines, which go into a file",
-                f"Bearer {issuer.token()}",
+                f"Bearer {issuer.token(self.key_id(issuer))}",
                 data,
                 start_seconds=seconds,
                 launch=launch,
@@ -52,6 +52,10 @@ class Distribution:
     def program(self) -> str | Path:
         """What is started. Raises CannotMeasure."""
         return "docker-registry"
+
+    def key_id(self, issuer: Issuer) -> str:
+        """How it names the key that signs tokens."""
+        return issuer.fingerprint
 
     def version(self) -> str:
         """``distribution 2.8.2+ds1``."""

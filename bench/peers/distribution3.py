@@ -15,6 +15,8 @@ from bench.running import LOG_SHOWN, clean_environment
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bench.peers.tokens import Issuer
+
 VERSION = "v3.1.2"
 SOURCE = f"github.com/distribution/distribution/v3/cmd/registry@{VERSION}"
 BUILD_TIMEOUT = 1800.0
@@ -33,6 +35,10 @@ class Distribution3(Distribution):
             _install()
             stamp.write_text(SOURCE + "\n")
         return path
+
+    def key_id(self, issuer: Issuer) -> str:
+        """How it names the key that signs tokens."""
+        return issuer.thumbprint
 
     def version(self) -> str:
         """``distribution3 3.1.2``: what was built, for the program itself does not know."""

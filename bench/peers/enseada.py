@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import sqlite3
 import sys
@@ -91,7 +92,7 @@ def written_documents(data: Path) -> int:
 @cache
 def has_workers() -> bool:
     """Whether this Enseada can be told how many processes to run."""
-    return "--workers" in output_of(*SERVE, "--help")
+    return re.search(r"^\s*--workers\b", output_of(*SERVE, "--help"), re.MULTILINE) is not None
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.figures import Figure
+from bench.floors.alone import hash_seconds, write_seconds
 from bench.image import image, push
 from bench.measure import measuring
 from bench.peers import REGISTRIES
@@ -12,6 +13,7 @@ from bench.peers.floor import SINK
 from bench.scenario import Round, Run, Scenario
 
 if TYPE_CHECKING:
+    from bench.image import Image
     from bench.server import Server
 
 TOTAL_BYTES = 1 << 30
@@ -53,7 +55,7 @@ class Push(Scenario):
             "rate of pushing": total / told.wall / 2**20,
             "memory at the peak": usage.memory / 2**20,
         }
-        return Round(values, told.cpu, usage.cpu)
+        return Round(values, told.cpu, usage.cpu, _steps(server, run, pushed))
 
     def settings(self, run: Run) -> str:
         """See `Scenario`."""
@@ -62,6 +64,16 @@ class Push(Scenario):
             f"a lean client of the harness's own (epoll, sendfile), {size:.0f} MiB in {LAYERS} layers of new bytes "
             f"each round, {CONNECTIONS} connections; HEAD, POST, PATCH with a Content-Length, PUT, then the manifest"
         )
+
+
+def _steps(server: Server, run: Run, pushed: Image) -> dict[str, float]:
+    """Beside the floor: what its steps take one by one."""
+    if server.kind != "sink":
+        return {}
+    return {
+        "sha256 of the same bytes alone, in s": hash_seconds(pushed.layers),
+        "write and fsync of the same bytes alone, in s": write_seconds(pushed.layers, run.folder),
+    }
 
 
 def _layer_bytes(run: Run) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.errors import CannotMeasure
 from bench.figures import Figure, percentile
+from bench.floors import spin
 from bench.image import MANIFEST_TYPE, Image, hold, image, manifest_path, push
 from bench.load import program, small
 from bench.measure import measuring
@@ -64,11 +65,12 @@ class Workers(Scenario):
             measure = side.measure
 
             def both(number: int) -> Round:
-                first, second = measure(number), _write(writing, run, number)
+                first, second, gain = measure(number), _write(writing, run, number), spin.gain(run.workers)
                 return Round(
                     {**first.values, **second.values},
                     first.load_cpu + second.load_cpu,
                     first.server_cpu + second.server_cpu,
+                    {f"bare processes on {run.workers} cores at one time do so many times what one does": gain},
                 )
 
             side.measure = both

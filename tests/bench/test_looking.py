@@ -12,8 +12,10 @@ import pytest
 
 from bench import coldness, machine
 from bench.accounts import Tree
-from bench.cache import PATH
+from bench.cache import PATH, blobs
 from bench.errors import CannotMeasure
+from bench.floors import spin
+from bench.floors.alone import hash_seconds, write_seconds
 from bench.scenarios.fair import dirty_limit
 from bench.syscalls import counting, parse
 
@@ -103,6 +105,17 @@ def test_the_dirty_limit(tmp_path: Path) -> None:
     vmstat.write_text("nr_dirty 1\n")
     with pytest.raises(CannotMeasure, match="does not tell"):
         dirty_limit(vmstat)
+
+
+def test_several_processes_do_more_or_less_than_one() -> None:
+    assert 0 < spin.gain(2, 0.1) < 100
+
+
+def test_steps_alone(tmp_path: Path) -> None:
+    made = blobs("alone", 2, 2 << 20, tmp_path / "cache")
+    assert hash_seconds(made) > 0
+    assert write_seconds(made, tmp_path) > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def test_the_machine(tmp_path: Path) -> None:
