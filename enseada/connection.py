@@ -391,7 +391,7 @@ class _Connection:
 
     # -- its content
 
-    async def receive_content(self, most: int) -> tuple[int, float]:
+    async def receive_content(self, most: int, certain: int) -> tuple[int, float]:
         """Receive content into the shared buffer: how many bytes, and the seconds that they were waited for.
 
         Raises BodyError.
@@ -399,7 +399,7 @@ class _Connection:
         size = min(most, SHARED_BYTES, self.transport.fairness.budget())
         began = trio.current_time()
         try:
-            count = await self.transport.receive_into(self.shared.memory[:size], self.limits.read_timeout)
+            count = await self.transport.receive_into(self.shared.memory[:size], self.limits.read_timeout, certain)
         except trio.BrokenResourceError as error:
             raise BodyError("the client has gone", None) from error
         except trio.TooSlowError as error:

@@ -53,8 +53,11 @@ class Source(Protocol):
     """What came together with the head."""
     shared: SharedBuffer
 
-    async def receive_content(self, most: int) -> tuple[int, float]:
-        """Receive into ``shared.memory``, at most that many bytes: how many, and the seconds they were waited for."""
+    async def receive_content(self, most: int, certain: int) -> tuple[int, float]:
+        """Receive into ``shared.memory``, at most ``most`` bytes: how many, and the seconds they were waited for.
+
+        ``certain``: so many are still to come.
+        """
         ...
 
     async def let_others_run(self) -> None:
@@ -165,7 +168,7 @@ class RequestBody:
                 raise StopAsyncIteration
 
     async def _receive(self, most: int) -> int:
-        count, waited = await self._source.receive_content(most)
+        count, waited = await self._source.receive_content(most, self.least_left or 1)
         self._waited += waited
         if not count:
             raise BodyError("the content ended before it was complete", 400)

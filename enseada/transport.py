@@ -29,6 +29,9 @@ BUDGET_CROWDED = 64 * KIB
 CROWD = 16
 CALL_WORK = 8 * KIB
 """What a system call costs beside the bytes it moves, in bytes moved."""
+WAKE_BYTES = 16 * KIB
+"""Bytes that are waited for together, where so many are certain to come: a slow client's packets, which cost more to be
+told of than to be taken. They lie in the kernel meanwhile, so that more would cost memory for each such client."""
 SEND_STEP = 64 * KIB
 """Bytes of one write to a trio stream: its deadline is for so many."""
 SENDFILE_STEP = 1 * MIB
@@ -84,8 +87,10 @@ class Transport(Protocol):
     sent: int
     """Bytes sent until now: exact also after a failure or a cancellation, but some may never reach the peer."""
 
-    async def receive_into(self, buffer: memoryview, timeout: float = math.inf) -> int:
+    async def receive_into(self, buffer: memoryview, timeout: float = math.inf, certain: int = 1) -> int:
         """Receive what is there, at most as much as fits, and return how many bytes; 0 is the end of the stream.
+
+        ``certain``: so many bytes will come, or the stream ends; some of them may be waited for together.
 
         The bytes arrive in ``buffer`` in the same step in which this returns, so a buffer that is shared by several
         connections may be passed: nobody else runs in between.
@@ -122,7 +127,10 @@ class Transport(Protocol):
 class SocketTransport:
     """A connected, non-blocking TCP or unix socket, which it owns."""
 
-    __slots__ = ("_others_ran", "_sent_last", "_socket", "_taken", "_waited", "_work", "fairness", "peer", "sent")
+    __slots__ = (
+        *("_others_ran", "_sent_last", "_socket", "_taken", "_together", "_waited", "_work"),
+        *("fairness", "peer", "sent"),
+    )
 
     def __init__(self, connected: socket.socket, peer: str | None = None) -> None:
         connected.setblocking(False)
@@ -132,21 +140,25 @@ class SocketTransport:
         self._work = 0  # bytes moved since this task last let others run
         self._others_ran = False
         self._sent_last = False
+        self._together = 1  # SO_RCVLOWAT, as a new socket has it
         self.sent = 0
         self._waited = 0.0  # seconds of waiting for the peer to take what is sent, since it was last looked at
         self._taken = 0  # what it had taken then
 
-    async def receive_into(self, buffer: memoryview, timeout: float = math.inf) -> int:
+    async def receive_into(self, buffer: memoryview, timeout: float = math.inf, certain: int = 1) -> int:
+        in_time = True
         if self._sent_last:
             # Whoever gets what was just sent has most likely not answered it yet: to try first would be in vain.
-            await self._wait_for_data(timeout)
+            in_time = await self._wait_for_data(timeout, certain)
         else:
             await self._keep_budget()
         while True:
             try:
                 count = self._socket.recv_into(buffer)
             except BlockingIOError:
-                await self._wait_for_data(timeout)
+                if not in_time:
+                    raise trio.TooSlowError from None
+                in_time = await self._wait_for_data(timeout, certain)
             except OSError as error:
                 raise trio.BrokenResourceError("the peer has gone") from error
             else:
@@ -236,17 +248,21 @@ class SocketTransport:
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
 
-    async def _wait_for_data(self, timeout: float) -> None:
+    async def _wait_for_data(self, timeout: float, certain: int) -> bool:
+        """Wait until there is something to be received; False: for too long, but there may be a little."""
         self._begin_turn()
         self._sent_last = False
+        together = WAKE_BYTES if certain >= WAKE_BYTES else 1
+        if together != self._together:
+            self._together = together
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, together)
         # A scope costs as much as the waiting, and `trio.fail_after` as much again.
         if timeout == math.inf:
             await trio.lowlevel.wait_readable(self._socket)
-            return
+            return True
         with trio.CancelScope(deadline=trio.current_time() + timeout) as scope:
             await trio.lowlevel.wait_readable(self._socket)
-        if scope.cancelled_caught:
-            raise trio.TooSlowError
+        return not scope.cancelled_caught
 
     def _begin_turn(self) -> None:
         self._work = 0
@@ -326,7 +342,7 @@ class StreamTransport:
         self.fairness = current_fairness()
         self.sent = 0
 
-    async def receive_into(self, buffer: memoryview, timeout: float = math.inf) -> int:
+    async def receive_into(self, buffer: memoryview, timeout: float = math.inf, certain: int = 1) -> int:
         try:
             with trio.fail_after(timeout):
                 data = await self._stream.receive_some(len(buffer))

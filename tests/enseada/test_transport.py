@@ -18,6 +18,7 @@ from enseada.transport import (
     BUDGET_ALONE,
     BUDGET_CROWDED,
     CROWD,
+    WAKE_BYTES,
     Fairness,
     SocketTransport,
     StreamTransport,
@@ -414,6 +415,38 @@ async def test_who_has_waited_need_not_wait_for_others_again(kind: str, tmp_path
             await client.send_all(b"0123456789")
             await transport.receive_into(buffer)
             assert await turns_given(transport.let_others_run) == turns
+
+
+async def test_what_is_certain_to_come_is_waited_for_together() -> None:
+    """The packets of a slow client; but never longer than the timeout, nor beyond the end of the stream."""
+    with pair("tcp") as (client, transport):
+        buffer = memoryview(bytearray(2 * WAKE_BYTES))
+        receive = partial(transport.receive_into, buffer, 5, 4 * WAKE_BYTES)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(expect, receive, WAKE_BYTES)
+            for _ in range(4):
+                await trio.testing.wait_all_tasks_blocked()
+                await client.send_all(bytes(WAKE_BYTES // 4))
+        # With less to come than that, each packet counts.
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(expect, partial(transport.receive_into, buffer, 5, WAKE_BYTES - 1), 7)
+            await trio.testing.wait_all_tasks_blocked()
+            await client.send_all(bytes(7))
+        # A client that is slower than the timeout is not taken for one that sends nothing.
+        await client.send_all(b"abc")
+        assert await transport.receive_into(buffer, 0.01, 4 * WAKE_BYTES) == 3
+        with pytest.raises(trio.TooSlowError):
+            await transport.receive_into(buffer, 0.01, 4 * WAKE_BYTES)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(expect, receive, 3)
+            await trio.testing.wait_all_tasks_blocked()
+            await client.send_all(b"abc")
+            await client.send_eof()
+        await expect(receive, 0)
+
+
+async def expect(receive: Callable[[], Awaitable[int]], count: int) -> None:
+    assert await receive() == count
 
 
 def test_the_budget_shrinks_with_the_number_of_busy_connections() -> None:
