@@ -65,9 +65,9 @@ class Idle(Scenario):
     def settings(self, run: Run) -> str:
         """See `Scenario`."""
         return (
-            f"a lean client of the harness's own (epoll), {_count(run):,} connections (as far as the limit of open files "
-            f"goes), each with one GET /v2/ and then nothing; looked at when all are open, and all must still be open "
-            f"after; a fresh server each round, for memory once used is not always given back"
+            f"a lean client of the harness's own (epoll), {_count(run):,} connections (as far as the limit of open "
+            f"files goes), each with one GET /v2/ and then nothing; looked at when all are open, and all must still be "
+            f"open after; a fresh server each round, for memory once used is not always given back"
         )
 
 
