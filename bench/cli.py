@@ -64,7 +64,7 @@ def run(
     if (peer_url is None) != (peer_pid is None):
         raise click.UsageError("--peer-url and --peer-pid are given together")
     # Ended as by ctrl-C, so that what was started is ended too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         found = scenarios.find(scenario)
         if peer_url is not None and peer_pid is not None:
@@ -80,6 +80,8 @@ def run(
         _fail(str(reason))
     except OSError as reason:
         _fail(f"{reason.filename or 'the machine'}: {reason.strerror}")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @main.command()

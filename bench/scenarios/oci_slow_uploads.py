@@ -41,6 +41,7 @@ class SlowUploads(Scenario):
         Figure("CPU share of a core while they run", "%"),
     )
     peers = REGISTRIES
+    fresh = True
 
     def prepare(self, server: Server, run: Run) -> None:
         """See `Scenario`."""
@@ -65,7 +66,8 @@ class SlowUploads(Scenario):
         return (
             f"a lean client of the harness's own (epoll), {_count(run)} uploads begun within {RAMP * run.scale:.1f} s, "
             f"each {RATE // 1024} KiB/s for {_seconds(run):.0f} s in pieces of {RATE * INTERVAL / 1024:.0f} KiB, one "
-            f"PATCH with a Content-Length each; per upload: the peak less what the warm server had before"
+            f"PATCH with a Content-Length each; per upload: the peak less what the warm server had before, "
+            f"of a fresh server each round, for memory once used is not always given back"
         )
 
 

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,6 +25,7 @@ def burn(seconds):
     while time.process_time() < until:
         pass
 """
+CONNECTIONS = 8
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 """Seconds: in such steps the kernel tells CPU times, one step for each of user and system and each process."""
 
@@ -113,14 +114,17 @@ def test_memory_at_its_peak() -> None:
 
 
 def test_socket_buffers_grow_with_what_nobody_reads() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as one:
-        before = socket_buffers()
-        one.setblocking(False)
-        sent = 0
-        with suppress(BlockingIOError):
-            while True:
-                sent += one.send(b"x" * 65536)
-        assert socket_buffers() - before > sent / 2 > 0
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        before, sent = socket_buffers(), 0
+        for _ in range(CONNECTIONS):
+            one = stack.enter_context(socket.create_connection(listener.getsockname()))
+            one.setblocking(False)
+            with suppress(BlockingIOError):
+                while True:
+                    sent += one.send(b"x" * 65536)
+        # The kernel tells the sum of all programs on this machine: others may give some back meanwhile.
+        assert socket_buffers() - before > sent / 4 > 0
 
 
 def test_what_has_ended_cannot_be_measured() -> None:
