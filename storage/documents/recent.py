@@ -6,15 +6,15 @@ empties it; only what is there is kept, never that something is not.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 from enseada.storage.documents.walindex import watch
 
-if TYPE_CHECKING:
-    from enseada.storage.documents.base import Document
+Row: TypeAlias = tuple[str, bytes]
+"""A document as the file has it: its revision, and its data, serialised, so that nobody changes what others get."""
 
 CACHE_BYTES = 1024 * 1024
-"""Bytes of documents, serialised, that are kept; beyond it they are all forgotten."""
+"""Bytes of documents that are kept; beyond it they are all forgotten."""
 
 
 class Recent:
@@ -24,10 +24,10 @@ class Recent:
         """``path``: of the database, which that connection has read already."""
         self._head = watch(path)
         self._seen = b""
-        self._documents: dict[str, Document] = {}
+        self._rows: dict[str, Row] = {}
         self._size = 0
 
-    def get(self, id: str) -> Document | None:
+    def get(self, id: str) -> Row | None:
         """The document with that id as the newest commit has it, if it is kept.
 
         What is read from the database after this, and before the next call, may be given to `add`.
@@ -39,18 +39,18 @@ class Recent:
             self._forget()
             self._seen = head
             return None
-        return self._documents.get(id)
+        return self._rows.get(id)
 
-    def add(self, document: Document, size: int) -> None:
-        """Keep a document that was read after `get` was called for it; ``size``: its bytes, serialised."""
+    def add(self, id: str, row: Row) -> None:
+        """Keep a document that was read after `get` was called for it."""
         if self._head is None:
             return
-        self._size += size
+        self._size += len(row[1])
         if self._size > CACHE_BYTES:
             self._forget()
-            self._size = size
-        self._documents[document.id] = document
+            self._size = len(row[1])
+        self._rows[id] = row
 
     def _forget(self) -> None:
-        self._documents.clear()
+        self._rows.clear()
         self._size = 0

@@ -133,18 +133,19 @@ class SQLiteStore:
         """See `DocumentStore.get`. Inline: it takes microseconds and gives no other task its turn."""
         if self._closed:
             raise anyio.ClosedResourceError
-        found = self._recent.get(id)
-        if found is not None:
-            return found
-        rules.check_id(id)
-        try:
-            rows = self._reader.execute(GET, (id,)).fetchall()
-        except sqlite3.DatabaseError:
-            rows = await self._read(id, lambda: self._reader.execute(GET, (id,)).fetchall())
-        for rev, body in rows:
-            found = Document(id, rules.decode(body), rev)
-            self._recent.add(found, len(body))
-        return found
+        row = self._recent.get(id)
+        if row is None:
+            rules.check_id(id)
+            try:
+                rows = self._reader.execute(GET, (id,)).fetchall()
+            except sqlite3.DatabaseError:
+                rows = await self._read(id, lambda: self._reader.execute(GET, (id,)).fetchall())
+            if not rows:
+                return None
+            row = rows[0]
+            self._recent.add(id, row)
+        rev, body = row
+        return Document(id, rules.decode(body), rev)
 
     async def get_many(self, ids: Sequence[str]) -> Sequence[Document | None]:
         """See `DocumentStore.get_many`."""

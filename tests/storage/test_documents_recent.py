@@ -137,7 +137,7 @@ async def test_only_so_much_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             for number in range(10):
                 assert await store.get(f"d{number}") is not None
         assert len(statements) == 20
-        assert 1 <= len(store._recent._documents) <= 3
+        assert 1 <= len(store._recent._rows) <= 3
         assert await store.get("d9") is not None
         assert len(statements) == 20
 
