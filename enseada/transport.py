@@ -24,9 +24,12 @@ from enseada.limits import KIB, MIB
 
 BUDGET_ALONE = 1 * MIB
 """Bytes moved between two checkpoints by the only busy connection (0.5 ms of hashing)."""
+BUDGET_TOGETHER = 2 * MIB
+"""Bytes moved by all busy connections in one round: as long as that takes a small request may wait."""
 BUDGET_CROWDED = 64 * KIB
-"""The same when `CROWD` or more connections are busy."""
-CROWD = 16
+"""Bytes moved between two checkpoints when `CROWD` or more connections are busy, and the step of all budgets: a write
+that ends in the midst of a page has the next one touch that page again."""
+CROWD = BUDGET_TOGETHER // BUDGET_CROWDED
 CALL_WORK = 8 * KIB
 """What a system call costs beside the bytes it moves, in bytes moved."""
 WAKE_BYTES = 16 * KIB
@@ -55,12 +58,9 @@ class Fairness:
 
     def budget(self) -> int:
         """Bytes that one connection may move between two checkpoints."""
-        if self.busy <= 1:
+        if self.busy <= BUDGET_TOGETHER // BUDGET_ALONE:
             return BUDGET_ALONE
-        if self.busy >= CROWD:
-            return BUDGET_CROWDED
-        # Whole steps: a write that ends in the midst of a page has the next one touch that page again.
-        return max(1, round(BUDGET_ALONE / self.busy / BUDGET_CROWDED)) * BUDGET_CROWDED
+        return max(1, CROWD // self.busy) * BUDGET_CROWDED
 
 
 _fairness: trio.lowlevel.RunVar[Fairness] = trio.lowlevel.RunVar("enseada.fairness")
