@@ -83,7 +83,9 @@ def _flag_options(setting: Setting) -> dict[str, Any]:
         return {"metavar": "|".join(setting.choices)}
     if setting.unit:
         return {"metavar": {"bytes": "SIZE", "seconds": "TIME"}[setting.unit]}
-    return {"metavar": "N" if isinstance(setting.default, int) else "FOLDER" if setting.key == "data" else "TEXT"}
+    if isinstance(setting.default, int) or setting.key == "workers":
+        return {"metavar": "N"}
+    return {"metavar": "FOLDER" if setting.key == "data" else "TEXT"}
 
 
 def _help(setting: Setting) -> str:
@@ -128,7 +130,7 @@ def serve(file: Path | None, others: tuple[str, ...], **flags: Any) -> None:
     """Serve until SIGTERM or ctrl-C; a second one ends at once."""
     settings = _load(file, others, flags).settings
     raise_file_limit()
-    if settings.workers > 1:
+    if settings.processes > 1:
         sys.exit(run_workers(settings))
     from enseada import serving
 

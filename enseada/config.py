@@ -77,9 +77,8 @@ class Settings:
         default=Path("enseada-data"),
         metadata=_about("The folder that holds everything; made with mode 700 where it is missing."),
     )
-    workers: Annotated[int, msgspec.Meta(ge=1, le=MAX_WORKERS)] = field(
-        default=min(len(os.sched_getaffinity(0)), MAX_WORKERS),
-        metadata=_about("Processes that serve: as many as there are cores, where nothing is said."),
+    workers: Annotated[int, msgspec.Meta(ge=1, le=MAX_WORKERS)] | None = field(
+        default=None, metadata=_about("Processes in which the command serves; none: as many as there are cores.")
     )
     anonymous: Literal["none", "pull", "push"] = field(
         default="none", metadata=_about("What may be done without logging in.")
@@ -163,6 +162,11 @@ class Settings:
     def addresses(self) -> tuple[Address, ...]:
         """``listen``, parsed. Raises ValueError where `load` has not checked it."""
         return tuple(parse_address(each) for each in self.listen)
+
+    @property
+    def processes(self) -> int:
+        """``workers``, or the number of cores that this process may use."""
+        return self.workers or min(len(os.sched_getaffinity(0)), MAX_WORKERS)
 
     @property
     def documents_path(self) -> Path:

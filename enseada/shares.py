@@ -27,10 +27,10 @@ class Share:
 
 
 def share_of(settings: Settings, number: int) -> Share:
-    """The share of the ``number``-th, from 1, of ``settings.workers``."""
+    """The share of the ``number``-th, from 1, of ``settings.processes``."""
 
     def part(whole: int, least: int) -> int:
-        each, rest = divmod(whole, settings.workers)
+        each, rest = divmod(whole, settings.processes)
         return max(least, each + (number <= rest))
 
     limits = replace(settings.limits, connections=part(settings.limits.connections, 1))

@@ -1,4 +1,4 @@
-"""Why a server cannot start: a sentence for people that says what to do, and never a traceback."""
+"""Why a server cannot start: known failures, which are told in a sentence and never with a traceback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class StartError(Exception):
-    """Why it cannot start. The message is the sentence."""
+    """Why it cannot start: a sentence for people that says what to do."""
 
 
 def sentences(group: BaseExceptionGroup[Any]) -> list[str]:

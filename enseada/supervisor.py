@@ -52,7 +52,7 @@ LONGEST_WAIT = 3600.0
 
 
 def supervise(settings: Settings, turn: int, announce: Announce) -> int:
-    """Serve with ``settings.workers`` processes until a signal ends it; return the exit code. For the main thread.
+    """Serve with ``settings.processes`` workers until a signal ends it; return the exit code. For the main thread.
 
     ``turn``: see `enseada.logs.configure`. ``announce`` is called once all workers serve. Raises StartError, also later
     on, where workers that take a dead one's place never come to serve. No worker is left then, nor when it returns,
@@ -61,7 +61,7 @@ def supervise(settings: Settings, turn: int, announce: Announce) -> int:
     with ExitStack() as stack:
         lock = stack.enter_context(hold(settings))
         try:
-            places = open_places(settings.listen, settings.workers)
+            places = open_places(settings.listen, settings.processes)
         except ListenError as reason:
             raise StartError(str(reason)) from reason
         for place in places:
@@ -107,7 +107,7 @@ class _Supervisor:
         self._places = places
         self._signals = signals
         self._selector = selector
-        numbers = range(1, settings.workers + 1)
+        numbers = range(1, settings.processes + 1)
         self._posts = [_Post(number, [place[(number - 1) % len(place)] for place in places]) for number in numbers]
         self._prepared = False  # a worker serves, and has made what a first start makes
         self._announced = False
@@ -178,7 +178,7 @@ class _Supervisor:
         settings = self._settings
         password = None if self._prepared else settings.admin_password  # it is for the first start
         order = Order(
-            settings=replace(settings, listen=(), admin_password=password),
+            settings=replace(settings, workers=len(self._posts), listen=(), admin_password=password),
             number=post.number,
             listeners=tuple(Passed(each.socket.fileno(), each.address) for each in post.listeners),
             turn=self._turn,

@@ -74,7 +74,8 @@ def test_the_defaults() -> None:
     for settings in (Settings(), load(None, {}, {}).settings):
         assert settings.listen == ("127.0.0.1:9623",)
         assert settings.data == Path("enseada-data")
-        assert settings.workers == len(os.sched_getaffinity(0))
+        assert settings.workers is None
+        assert settings.processes == len(os.sched_getaffinity(0))
         assert settings.anonymous == "none"
         assert settings.admin_password is None
         assert settings.public_url is None
@@ -414,11 +415,12 @@ async def test_where_it_listens(tmp_path: Path) -> None:
 
 
 @acts("workers")
-@pytest.mark.parametrize(("workers", "started"), [("1", 0), ("3", 3)])
-def test_how_many_processes_serve(tmp_path: Path, workers: str, started: int) -> None:
+@pytest.mark.parametrize("workers", ["1", "3", "none"])
+def test_how_many_processes_serve(tmp_path: Path, workers: str) -> None:
+    serving = len(os.sched_getaffinity(0)) if workers == "none" else int(workers)
     with process(tmp_path, subprocess.DEVNULL, WORKERS=workers) as server:
         children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-        assert len(children) == started
+        assert len(children) == (serving if serving > 1 else 0)  # one serves itself
         server.send_signal(signal.SIGTERM)
         assert server.wait(DEADLINE) == 0
 

@@ -119,18 +119,34 @@ def test_what_a_worker_is_given_is_not_there_for_others_to_read(calm: Server) ->
     assert calm.request("GET", "/v2/", Authorization=f"Basic {known}")[0] == 200
 
 
-def time_used(server: Server) -> str:
-    """Of the supervisor, in nanoseconds of a processor."""
-    return Path(f"/proc/{server.process.pid}/schedstat").read_text().split()[0]
+def sockets(pid: int) -> set[str]:
+    """The inodes of the sockets that a process has open."""
+    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    return {link.removeprefix("socket:[").removesuffix("]") for link in links if link.startswith("socket:[")}
+
+
+def test_each_worker_has_a_socket_of_its_own_and_the_supervisor_all(calm: Server) -> None:
+    fields = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    listening = {each[9] for each in fields if each[1].endswith(f":{calm.port:04X}") and each[3] == "0A"}
+    assert len(listening) == 3
+    assert listening < sockets(calm.process.pid)
+    own = [sockets(pid) & listening for pid in calm.workers()]
+    assert [len(each) for each in own] == [1, 1, 1]
+    assert set.union(*own) == listening
+
+
+def sleeps_while_asked(server: Server) -> bool:
+    """Whether its supervisor has used no time of a processor while its workers answered."""
+    used = Path(f"/proc/{server.process.pid}/schedstat")
+    before = used.read_text().split()[0]
+    for _ in range(20):
+        assert server.request("GET", "/-/live")[0] == 200
+    return used.read_text().split()[0] == before
 
 
 def test_the_supervisor_sleeps(calm: Server) -> None:
-    """While its workers serve it does nothing at all."""
-    wait_until(lambda: state(calm.process.pid) == "S")
-    before = time_used(calm)
-    for _ in range(20):
-        assert calm.request("GET", "/-/live")[0] == 200
-    assert time_used(calm) == before
+    """Once it has said what it had to, and while its workers serve, it does nothing at all."""
+    wait_until(lambda: sleeps_while_asked(calm))
 
 
 def test_another_server_does_not_get_in_on_the_port(calm: Server, tmp_path: Path) -> None:
