@@ -393,20 +393,28 @@ def write_all(fd: int, data: bytes) -> None:
 def configure(
     format: Literal["auto", "text", "json"],
     level: str,
-    stream: TextIO,
+    stream: TextIO | None,
     *,
     turn: int | None = None,
     worker: int | None = None,
 ) -> Iterator[None]:
     """Within the context, write our log lines to ``stream``; afterwards everything is as it was.
 
-    ``auto`` is text where the stream is a terminal. Lines do not go to the root logger meanwhile. The end waits up to
-    `FLUSH_TIMEOUT` for lines that are still to be written.
+    ``stream`` None (a standard error that was closed before we began): they are written to nobody. ``auto`` is text
+    where the stream is a terminal. Lines do not go to the root logger meanwhile. The end waits up to `FLUSH_TIMEOUT`
+    for lines that are still to be written.
 
     ``turn`` (`make_turn`) is what processes have in common that write to one stream: then their lines stay whole,
     whatever it is and however long they are. (By themselves only writes to a pipe of at most PIPE_BUF bytes would.)
     Each is the process ``worker``, whose number its lines bear.
     """
+    if stream is None:
+        with (
+            open(os.devnull, "w", encoding="utf-8") as nobody,
+            configure(format, level, nobody, turn=turn, worker=worker),
+        ):
+            yield
+        return
     global _configured
     text = format == "text" or (format == "auto" and stream.isatty())
     handler = LineWriter(stream, TextFormatter(worker) if text else JSONFormatter(worker), turn)

@@ -235,6 +235,13 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
     assert "--data" in said
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_standard_error_that_is_closed(workers: str, tmp_path: Path) -> None:
+    with serving(tmp_path / "data", "--workers", workers, before="exec 2>&-") as server:
+        assert server.request("GET", "/v2/")[0] == 401
+        assert server.end() == 0
+
+
 NOT_FOR_THIS = (
     # Other stores, other event loops, other servers; what signs tokens, before there is one to be signed.
     *("asyncio", "httpx", "requests", "urllib3", "minio", "boto3", "botocore", "google", "aiohttp"),
