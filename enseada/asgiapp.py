@@ -236,10 +236,10 @@ class ASGIBody:
         if message["type"] == "http.disconnect":
             raise BodyError("the client has gone", None)
         self._waited += anyio.current_time() - began
-        if self._waited > limits.rate_grace and self.bytes_in < self._waited * limits.min_rate:
+        chunk: bytes = message.get("body", b"")
+        if self._waited > limits.rate_grace and self.bytes_in + len(chunk) < self._waited * limits.min_rate:
             raise BodyError(f"content came slower than {limits.min_rate} bytes a second", 408)
         self._complete = not message.get("more_body", False)
-        chunk: bytes = message.get("body", b"")
         return chunk
 
 
@@ -309,7 +309,7 @@ class _Answering:
 
     async def _send_answer(self, response: Response, first: bytes, rest: AsyncIterator[bytes] | None) -> None:
         length = content_length(self.request, response)
-        headers = [pair for pair in response.headers.raw if pair[0] not in CONNECTION_FIELDS]
+        headers = [pair for pair in response.headers.raw if pair[0].lower() not in CONNECTION_FIELDS]
         # Content-Length may be in a 304 (RFC 9110 8.6), but there are servers that would wait for the content.
         if length is not None and response.status != 304:
             headers.append((b"content-length", b"%d" % length))

@@ -172,6 +172,6 @@ class RequestBody:
         self._waited += waited
         if not count:
             raise BodyError("the content ended before it was complete", 400)
-        if self._waited > self._limits.rate_grace and self.bytes_in < self._waited * self._limits.min_rate:
+        if self._waited > self._limits.rate_grace and self.bytes_in + count < self._waited * self._limits.min_rate:
             raise BodyError(f"content came slower than {self._limits.min_rate} bytes a second", 408)
         return count

@@ -188,6 +188,8 @@ class _Supervisor:
 
     def _listen_to(self, post: _Post, process: WorkerProcess) -> None:
         """Take what a worker says."""
+        if post.process is not process:
+            return  # it was found dead in this same round
         try:
             for answer in process.answers():
                 if isinstance(answer, Failed):

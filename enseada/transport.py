@@ -35,6 +35,8 @@ CALL_WORK = 8 * KIB
 WAKE_BYTES = 16 * KIB
 """Bytes that are waited for together, where so many are certain to come: a slow client's packets, which cost more to be
 told of than to be taken. They lie in the kernel meanwhile, so that more would cost memory for each such client."""
+WAKE_TIME = 1.0
+"""Seconds that they are waited for together; then what there is is taken."""
 SEND_STEP = 64 * KIB
 """Bytes of one write to a trio stream: its deadline is for so many."""
 SENDFILE_STEP = 1 * MIB
@@ -95,7 +97,7 @@ class Transport(Protocol):
     async def receive_into(self, buffer: memoryview, timeout: float = math.inf, certain: int = 1) -> int:
         """Receive what is there, at most as much as fits, and return how many bytes; 0 is the end of the stream.
 
-        ``certain``: so many bytes will come, or the stream ends; some of them may be waited for together.
+        ``certain``: so many bytes will come, or the stream ends; some of them may be waited for together, for a moment.
 
         The bytes arrive in ``buffer`` in the same step in which this returns, so a buffer that is shared by several
         connections may be passed: nobody else runs in between.
@@ -133,7 +135,7 @@ class SocketTransport:
     """A connected, non-blocking TCP or unix socket, which it owns."""
 
     __slots__ = (
-        *("_others_ran", "_sent_last", "_socket", "_taken", "_together", "_waited", "_work"),
+        *("_least", "_others_ran", "_sent_last", "_socket", "_taken", "_waited", "_work"),
         *("fairness", "peer", "sent"),
     )
 
@@ -145,25 +147,27 @@ class SocketTransport:
         self._work = 0  # bytes moved since this task last let others run
         self._others_ran = False
         self._sent_last = False
-        self._together = 1  # SO_RCVLOWAT, as a new socket has it
+        self._least = 1  # SO_RCVLOWAT, as a new socket has it
         self.sent = 0
         self._waited = 0.0  # seconds of waiting for the peer to take what is sent, since it was last looked at
         self._taken = 0  # what it had taken then
 
     async def receive_into(self, buffer: memoryview, timeout: float = math.inf, certain: int = 1) -> int:
-        in_time = True
+        left, together, late = timeout, certain >= WAKE_BYTES, False
         if self._sent_last:
             # Whoever gets what was just sent has most likely not answered it yet: to try first would be in vain.
-            in_time = await self._wait_for_data(timeout, certain)
+            late = not await self._wait_for_data(left, together)
         else:
             await self._keep_budget()
         while True:
             try:
                 count = self._socket.recv_into(buffer)
             except BlockingIOError:
-                if not in_time:
-                    raise trio.TooSlowError from None
-                in_time = await self._wait_for_data(timeout, certain)
+                if late:
+                    if not together or left <= WAKE_TIME:
+                        raise trio.TooSlowError from None
+                    left, together = left - WAKE_TIME, False
+                late = not await self._wait_for_data(left, together)
             except OSError as error:
                 raise trio.BrokenResourceError("the peer has gone") from error
             else:
@@ -253,14 +257,18 @@ class SocketTransport:
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
 
-    async def _wait_for_data(self, timeout: float, certain: int) -> bool:
-        """Wait until there is something to be received; False: for too long, but there may be a little."""
+    async def _wait_for_data(self, timeout: float, together: bool) -> bool:
+        """Wait until there is something to be received, or, where several packets are waited for together, enough of
+        it; False: not in time, but then there may be a little.
+        """
         self._begin_turn()
         self._sent_last = False
-        together = WAKE_BYTES if certain >= WAKE_BYTES else 1
-        if together != self._together:
-            self._together = together
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, together)
+        least = WAKE_BYTES if together else 1
+        if least != self._least:
+            self._least = least
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+        if together:
+            timeout = min(timeout, WAKE_TIME)
         # A scope costs as much as the waiting, and `trio.fail_after` as much again.
         if timeout == math.inf:
             await trio.lowlevel.wait_readable(self._socket)

@@ -22,6 +22,8 @@ SERVER = b"enseada"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CONNECTION_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 """Fields that say how a message is framed, and that only the connection writes."""
+_FRAMING = frozenset({b"Content-Length", b"Transfer-Encoding", b"Connection"})  # the same, as they are written
+_CONTROLS = (b"\0", b"\x0b", b"\x0c", b"\x7f")  # RFC 9110 5.5, save those of a line's end
 _SPELLED = {b"etag": b"ETag", b"www-authenticate": b"WWW-Authenticate", b"oci": b"OCI"}
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 5.6.2
 
@@ -54,8 +56,9 @@ class AnswerWriter:
         """
         lines = [_status_line(response.status)]
         for name, value in response.headers.raw:
-            if name not in CONNECTION_FIELDS:
-                lines.append(b"%b: %b\r\n" % (wire_name(name), value))
+            written = wire_name(name)
+            if written not in _FRAMING:
+                lines.append(b"%b: %b\r\n" % (written, value))
         self._chunked = False
         self._left = length if content else 0
         if length is not None:
@@ -73,8 +76,8 @@ class AnswerWriter:
         lines.append(b"\r\n")
         head = b"".join(lines)
         # Each is one line, save date and server, which are two.
-        if not head.count(b"\n") == head.count(b"\r") == len(lines) + 1 or b"\0" in head:
-            raise AnswerError("a field's value holds a line break or NUL")
+        if not head.count(b"\n") == head.count(b"\r") == len(lines) + 1 or any(each in head for each in _CONTROLS):
+            raise AnswerError("a field's value holds a line break or another control character")
         self.begun = True
         return head
 

@@ -103,6 +103,8 @@ async def _serve(order: Order, shutdown: trio.Event, *, task_status: trio.TaskSt
         listeners.append(Listener(listening, passed.address))  # the supervisor removes a unix socket's file
     try:
         async with open_stores(share.settings, held=True, most_dirty=share.most_dirty) as (documents, store):
+            for listener in listeners:
+                listener.listen()
             await serve_over(share.settings, documents, store, listeners, shutdown=shutdown, task_status=task_status)
     finally:
         close_all(listeners)

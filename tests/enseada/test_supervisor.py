@@ -225,6 +225,17 @@ def test_a_worker_that_is_asked_to_end_ends_gracefully_and_is_replaced(tmp_path:
         assert server.end() == 0
 
 
+def test_all_workers_die_at_once(tmp_path: Path) -> None:
+    """As when the system runs out of memory: the supervisor hears of one death while it looks at another."""
+    with serving(tmp_path / "data", "--workers", "4") as server:
+        for count in (4, 8):
+            for pid in server.workers():
+                os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: successors(server) == count)  # noqa: B023
+        assert server.request("GET", "/-/live")[0] == 200
+        assert server.end() == 0
+
+
 def test_deaths_soon_after_each_other_are_followed_by_longer_pauses(tmp_path: Path) -> None:
     with serving(tmp_path / "data", *TWO) as server:
         victim = server.workers()[1]

@@ -417,6 +417,21 @@ async def test_who_has_waited_need_not_wait_for_others_again(kind: str, tmp_path
             assert await turns_given(transport.let_others_run) == turns
 
 
+async def test_what_is_certain_to_come_is_waited_for_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the rest may be waited for: what a client has sent is not left in the kernel."""
+    monkeypatch.setattr(module, "WAKE_TIME", 0.01)
+    with pair("tcp") as (client, transport):
+        buffer = memoryview(bytearray(2 * WAKE_BYTES))
+        receive = partial(transport.receive_into, buffer, 60, 4 * WAKE_BYTES)
+        for _ in range(3):
+            await client.send_all(b"abc")
+            await expect(receive, 3)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(expect, receive, 2)
+                await trio.sleep(0.03)  # it waits for any byte by now
+                await client.send_all(b"de")
+
+
 async def test_what_is_certain_to_come_is_waited_for_together() -> None:
     """The packets of a slow client; but never longer than the timeout, nor beyond the end of the stream."""
     with pair("tcp") as (client, transport):

@@ -81,7 +81,7 @@ def test_no_chunks_for_those_who_do_not_know_them() -> None:
     assert writer.end() == b""
 
 
-@pytest.mark.parametrize("value", [b"a\r\nX: b", b"a\n", b"\r", b"\0", b"a\r\n\r\n<html>"])
+@pytest.mark.parametrize("value", [b"a\r\nX: b", b"a\n", b"\r", b"\0", b"a\x0bb", b"\x7f", b"a\r\n\r\n<html>"])
 def test_nothing_breaks_out_of_its_line(value: bytes) -> None:
     writer = AnswerWriter()
     with pytest.raises(AnswerError):
@@ -103,7 +103,7 @@ def test_status_is_final(status: int) -> None:
 
 
 def test_framing_is_ours_alone() -> None:
-    forged = Headers([(b"content-length", b"5"), (b"transfer-encoding", b"chunked"), (b"connection", b"close")])
+    forged = Headers([(b"content-length", b"5"), (b"Transfer-Encoding", b"chunked"), (b"CONNECTION", b"close")])
     written = AnswerWriter().head(Response(200, forged), 0, "id", content=True, close=False, chunks=True)
     assert written.count(b"Content-Length") == 1
     assert b"Content-Length: 0\r\n" in written

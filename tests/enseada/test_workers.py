@@ -11,7 +11,7 @@ import select
 import signal
 import socket
 import threading
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -293,15 +293,17 @@ def test_a_password_is_changed_for_all(server: Server, connections: dict[int, Co
 
 def test_connections_are_limited_for_all_together(tmp_path: Path) -> None:
     """Each worker has half of them, and the next client waits until one has gone."""
-    with serving(tmp_path / "data", *TWO, "--set", "limits.connections=4") as server:
+    with serving(tmp_path / "data", *TWO, "--set", "limits.connections=4") as server, ExitStack() as stack:
         workers = dict.fromkeys(server.workers(), 0)
-        clients = [socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE) for _ in range(20)]
+        address = ("127.0.0.1", server.port)
+        clients = [stack.enter_context(socket.create_connection(address, DEADLINE)) for _ in range(20)]
         for client in clients:
             client.sendall(b"GET /-/live HTTP/1.1\r\nHost: x\r\n\r\n")
         while clients:
             answered, _, _ = select.select(clients, [], [], DEADLINE)
             assert answered
-            assert len([each for each in connections_of(server) if each.inode != "0"]) <= 4
+            # The system tells of a socket more than once, if others come and go while it tells.
+            assert len({each.inode for each in connections_of(server)} - {"0"}) <= 4
             assert answered[0].recv(65536).startswith(b"HTTP/1.1 200 ")
             worker = served_by(server, answered[0])
             assert worker is not None
