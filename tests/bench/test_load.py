@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -128,7 +129,9 @@ def test_idle_connections_that_the_server_closes_are_seen(tmp_path: Path) -> Non
     with SOURCE.start(tmp_path, 1) as source:
         fields = {"port": source.port, "fields": [["Host", "x"]], "connections": 3}
         with program.holding("idle", fields) as load:
-            source.tree.processes()[0].kill()
+            [process, *_] = source.tree.processes()
+            process.kill()
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # has closed its files, and is still to be reaped
             with pytest.raises(CannotMeasure, match="closed 3 of 3 idle connections"):
                 load.end()
 
