@@ -20,6 +20,7 @@ from enseada.exchange import CLIENT_GONE, Exchange, new_id
 from enseada.http import BodyError, Headers, Request
 from enseada.logs import mask_path
 from enseada.protocols.http1.head import MAX_DIGITS, is_authority
+from enseada.requestbody import check_rate
 from enseada.wire import CONNECTION_FIELDS
 
 if TYPE_CHECKING:
@@ -237,8 +238,7 @@ class ASGIBody:
             raise BodyError("the client has gone", None)
         self._waited += anyio.current_time() - began
         chunk: bytes = message.get("body", b"")
-        if self._waited > limits.rate_grace and self.bytes_in + len(chunk) < self._waited * limits.min_rate:
-            raise BodyError(f"content came slower than {limits.min_rate} bytes a second", 408)
+        check_rate(self.bytes_in + len(chunk), self._waited, limits)
         self._complete = not message.get("more_body", False)
         return chunk
 

@@ -69,6 +69,12 @@ class Source(Protocol):
         ...
 
 
+def check_rate(received: int, waited: float, limits: Limits) -> None:
+    """Raise BodyError (408) for content of which too little came in the seconds that it was waited for."""
+    if waited > limits.rate_grace and received < waited * limits.min_rate:
+        raise BodyError(f"content came slower than {limits.min_rate} bytes a second", 408)
+
+
 class RequestBody:
     """One request's content: `enseada.http.Body`, and what its connection must know of it."""
 
@@ -172,6 +178,5 @@ class RequestBody:
         self._waited += waited
         if not count:
             raise BodyError("the content ended before it was complete", 400)
-        if self._waited > self._limits.rate_grace and self.bytes_in + count < self._waited * self._limits.min_rate:
-            raise BodyError(f"content came slower than {self._limits.min_rate} bytes a second", 408)
+        check_rate(self.bytes_in + count, self._waited, self._limits)
         return count

@@ -22,7 +22,6 @@ SERVER = b"enseada"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CONNECTION_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 """Fields that say how a message is framed, and that only the connection writes."""
-_FRAMING = frozenset({b"Content-Length", b"Transfer-Encoding", b"Connection"})  # the same, as they are written
 _CONTROLS = (b"\0", b"\x0b", b"\x0c", b"\x7f")  # RFC 9110 5.5, save those of a line's end
 _SPELLED = {b"etag": b"ETag", b"www-authenticate": b"WWW-Authenticate", b"oci": b"OCI"}
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 5.6.2
@@ -122,6 +121,9 @@ def wire_name(name: bytes) -> bytes:
     if name in _SPELLED:
         return _SPELLED[name]
     return b"-".join(_SPELLED.get(word, word.capitalize()) for word in name.split(b"-"))
+
+
+_FRAMING = frozenset(map(wire_name, CONNECTION_FIELDS))
 
 
 @lru_cache(maxsize=2)
