@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import sqlite3
 import sys
@@ -47,10 +46,10 @@ class Enseada:
             f"127.0.0.1:{port}",
             "--token-lifetime",
             TOKEN_LIFETIME,
+            "--workers",
+            str(workers),
             *self._options,
         ]
-        if has_workers():
-            flags += ["--workers", str(workers)]
         launch = Launch([*SERVE, *flags], {"ENSEADA_ADMIN_PASSWORD": password}, folder / "log")
         began = time.perf_counter()
         with program(launch.command, launch.log, environment=launch.environment) as process:
@@ -70,7 +69,7 @@ class Enseada:
             )
 
     def _settings(self, workers: int) -> str:
-        processes = f"{workers} worker{'s' * (workers > 1)}" if has_workers() else "one process (it knows no --workers)"
+        processes = f"{workers} worker{'s' * (workers > 1)}"
         more = f", {' '.join(self._options)}" if self._options else ""
         return (
             f"{processes}, SQLite, local disk, a bearer token read and its right decided at each request (a signature "
@@ -87,12 +86,6 @@ def written_documents(data: Path) -> int:
             return int(changes)
     except sqlite3.Error as reason:
         raise CannotMeasure(f"{path} does not tell how many documents were written: {reason}") from None
-
-
-@cache
-def has_workers() -> bool:
-    """Whether this Enseada can be told how many processes to run."""
-    return re.search(r"^\s*--workers\b", output_of(*SERVE, "--help"), re.MULTILINE) is not None
 
 
 @cache

@@ -6,14 +6,13 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from bench.errors import CannotMeasure
 from bench.figures import Figure, percentile
 from bench.floors import spin
 from bench.image import MANIFEST_TYPE, Image, hold, image, manifest_path, push
 from bench.load import program, small
 from bench.measure import measuring
 from bench.peers import REGISTRIES
-from bench.peers.enseada import Enseada, has_workers
+from bench.peers.enseada import Enseada
 from bench.scenario import Round, Run, Scenario, Side
 from bench.scenarios.oci_small import CONNECTIONS, SECONDS, WARM_SECONDS, requests_of, small_image
 from bench.server import header_lines
@@ -56,8 +55,6 @@ class Workers(Scenario):
     @contextmanager
     def open(self, peer: Peer, run: Run) -> Iterator[Side]:
         """Start two servers: one for answers and pushes, and one with many workers that write. Raises CannotMeasure."""
-        if not has_workers():
-            raise CannotMeasure("this Enseada knows no --workers")
         folder = run.folder / f"{peer.name}-writing"
         folder.mkdir()
         with super().open(peer, run) as side, peer.start(folder, MANY) as writing:

@@ -13,7 +13,7 @@ from bench.errors import CannotMeasure
 from bench.image import blob_path, hold, image, manifest_path
 from bench.load import program
 from bench.peers import DISTRIBUTION, DISTRIBUTION3, NGINX
-from bench.peers.enseada import Enseada, has_workers
+from bench.peers.enseada import Enseada
 from bench.peers.floor import SOURCE
 from bench.running import get
 from bench.scenarios import SCENARIOS
@@ -51,8 +51,6 @@ def test_a_scenario_measures_what_it_declares(name: str) -> None:
     try:
         outcome = runner.run(scenario, Enseada(name="other"), rounds=1, workers=scenario.workers, scale=TINY)
     except CannotMeasure as reason:
-        if name == "workers" and not has_workers():
-            pytest.skip(str(reason))
         if "strace may not trace" in str(reason):
             pytest.skip(str(reason))
         raise
