@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import secrets
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
+RUN = secrets.token_hex(4)
+"""Names this run in its images: a registry that an earlier run has pushed to holds no blob of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +61,14 @@ class Image:
 
 @lru_cache(maxsize=2)  # both sides of a round push the same: it is hashed once
 def image(label: str, layers: int, layer_bytes: int) -> Image:
-    """An image whose bytes follow from ``label``, which is also its tag."""
+    """An image whose bytes, and whose tag, follow from this run and ``label``."""
+    label = f"{label}-{RUN}"
     return Image(label, config(label), tuple(blobs(label, layers, layer_bytes)))
 
 
 def small_image(label: str, count: int, size: int = 4096) -> Image:
     """An image of ``count`` blobs of ``size`` bytes each, of which one is its config."""
+    label = f"{label}-{RUN}"
     return Image(label, config(label, size), tuple(blobs(label, count - 1, size)))
 
 
@@ -83,14 +88,17 @@ def push(server: Server, images: Sequence[Image], connections: int) -> Told:
     return program.run("raw" if server.kind == "sink" else "push", push_orders(server, images, connections))
 
 
-def push_orders(server: Server, images: Sequence[Image], connections: int) -> dict[str, Any]:
-    """What the load program ``push`` is told."""
+def push_orders(
+    server: Server, images: Sequence[Image], connections: int, *, may_be_there: bool = False
+) -> dict[str, Any]:
+    """What the load program ``push`` is told. ``may_be_there``: a blob that is there already is not an error."""
     parts = [blob for each in images for blob in (*each.layers, each.config)]
     return {
         "port": server.port,
         "fields": header_lines(server),
         "repository": REPOSITORY,
         "connections": connections,
+        "may_be_there": may_be_there,
         "blobs": [
             {
                 "digest": blob.digest,
@@ -108,9 +116,12 @@ def push_orders(server: Server, images: Sequence[Image], connections: int) -> di
 
 
 def hold(server: Server, images: Sequence[Image], connections: int = 2) -> None:
-    """Make ``server`` hold ``images``: pushed to a registry, as files to a server of files. Raises CannotMeasure."""
+    """Make ``server`` hold ``images``: pushed to a registry, as files to a server of files. Raises CannotMeasure.
+
+    It may hold them already, where it outlives rounds.
+    """
     if server.kind == "registry":
-        push(server, images, connections)
+        program.run("push", push_orders(server, images, connections, may_be_there=True))
         return
     if server.data is None:
         raise CannotMeasure(f"{server.name} has no folder for files")

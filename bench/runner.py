@@ -9,7 +9,7 @@ import statistics
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from bench import machine
+from bench import machine, memory
 from bench.errors import CannotMeasure
 from bench.figures import Outcome, compare
 from bench.peers.enseada import Enseada
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from bench.scenario import Round, Scenario, Side
     from bench.server import Peer, Server
+
+FULL_SCALE = 1.0
+"""Below it figures say little, and nothing is done that takes long."""
 
 
 def run(
@@ -44,6 +47,8 @@ def run(
     measured: tuple[list[Round], list[Round]] = ([], [])
     with scratch() as folder, ExitStack() as stack:
         settings = Run(folder, rounds, workers, scale)
+        full = scenario.moves_much and scale >= FULL_SCALE and memory.is_taken_back()
+        fill = stack.enter_context(memory.cache(folder)) if full else lambda: None
         sides: list[Side] = []
         for each in (ours, peer):
             tell(f"starting and warming {each.name}")
@@ -51,11 +56,13 @@ def run(
         for number in range(1, rounds + 1):
             for side, into in zip(sides, measured, strict=True):
                 tell(f"round {number} of {rounds}: {side.name}")
+                fill()
                 into.append(side.measure(number))
     figures = compare(scenario.figures, *([each.values for each in rounds] for rounds in measured))
     our, their = map(_server, sides)
+    filled = "; free memory filled with cache before each round" if full else ""
     about = (
-        ("machine", f"{machine.describe()}; {busy}"),
+        ("machine", f"{machine.describe()}; {busy}{filled}"),
         ("versions", f"{our.version}; {their.version}"),
         (our.name, our.settings),
         (their.name, their.settings),

@@ -79,6 +79,8 @@ class Scenario(ABC):
     """Flags that Enseada is started with."""
     workers: ClassVar[int] = 1
     """Cores for each side, where the command line does not say."""
+    moves_much: ClassVar[bool] = False
+    """A round takes hundreds of MiB of memory or more, for files or for connections: see `bench.memory`."""
     fresh: ClassVar[bool] = False
     """Each round has a server of its own, whose data is removed after it."""
 

@@ -45,10 +45,13 @@ class Manifest:
     content: bytes
 
 
-def push_blob(client: Client, repository: str, part: Part) -> Task[None]:
-    """Push one blob."""
+def push_blob(client: Client, repository: str, part: Part, *, may_be_there: bool = False) -> Task[None]:
+    """Push one blob. ``may_be_there``: a blob that is there already is not an error, and not pushed again."""
     path = f"/v2/{repository}/blobs"
-    (yield from client.request("HEAD", f"{path}/{part.digest}")).expect(404)
+    found = yield from client.request("HEAD", f"{path}/{part.digest}")
+    if may_be_there and found.status == 200:
+        return
+    found.expect(404)
     began = (yield from client.request("POST", f"{path}/uploads/")).expect(202)
     location = target(began.headers["location"])
     yield from client.send_head("PATCH", location, len(part.head) + part.length, OCTETS, part.head)
@@ -74,9 +77,9 @@ def target(location: str) -> str:
     return f"{parts.path}?{parts.query}" if parts.query else parts.path
 
 
-def _blobs(client: Client, repository: str, parts: Iterator[Part]) -> Task[None]:
+def _blobs(client: Client, repository: str, parts: Iterator[Part], *, may_be_there: bool) -> Task[None]:
     for part in parts:  # one iterator for all connections: who is free takes the next
-        yield from push_blob(client, repository, part)
+        yield from push_blob(client, repository, part, may_be_there=may_be_there)
     client.close()
 
 
@@ -99,7 +102,8 @@ def work(orders: Mapping[str, Any]) -> dict[str, Any]:
     repository, connections, port = orders["repository"], orders["connections"], orders["port"]
     loop, all_parts = Loop(), iter(parts)
     for _ in range(connections):
-        loop.spawn(_blobs(Client(loop, port, fields), repository, all_parts))
+        client = Client(loop, port, fields)
+        loop.spawn(_blobs(client, repository, all_parts, may_be_there=orders["may_be_there"]))
     loop.run()
     loop, all_manifests = Loop(), iter(manifests)
     for _ in range(connections):

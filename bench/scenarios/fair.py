@@ -59,16 +59,15 @@ class Fair(Scenario):
         Figure("memory at the peak", "MiB"),
     )
     peers = REGISTRIES
+    moves_much = True
     fresh = True
 
     def prepare(self, server: Server, run: Run) -> None:
         """See `Scenario`."""
-        assert server.data is not None
-        free = shutil.disk_usage(server.data.parent).free
+        free = shutil.disk_usage(server.data or run.folder).free
         if free < 2 * _bytes(run):
             raise CannotMeasure(f"{_bytes(run) / 2**30:.1f} GiB are to be pushed, and {free / 2**30:.1f} GiB are free")
-        hold(server, [_held()])
-        push(server, [image("warm", PUSHES, LEAST_LAYER)], PUSHES)
+        hold(server, [_held(), image("warm", PUSHES, LEAST_LAYER)], PUSHES)
 
     def measure(self, server: Server, run: Run, number: int) -> Round:
         """See `Scenario`."""

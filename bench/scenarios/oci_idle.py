@@ -38,6 +38,7 @@ class Idle(Scenario):
         Figure("CPU per connection and its one request", "us"),
     )
     peers = (*REGISTRIES, NGINX)
+    moves_much = True
     fresh = True
     options = ("--set", "limits.connections=20000", "--set", f"limits.idle_timeout={IDLE_SECONDS}")
 

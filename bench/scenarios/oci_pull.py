@@ -41,6 +41,7 @@ class Pull(Scenario):
         Figure("memory at the peak", "MiB"),
     )
     peers = (*REGISTRIES, NGINX, SOURCE)
+    moves_much = True
 
     def prepare(self, server: Server, run: Run) -> None:
         """See `Scenario`. Here every download is checked for its digest."""

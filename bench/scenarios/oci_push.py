@@ -38,6 +38,7 @@ class Push(Scenario):
         Figure("memory at the peak", "MiB"),
     )
     peers = (*REGISTRIES, SINK)
+    moves_much = True
 
     def prepare(self, server: Server, run: Run) -> None:
         """See `Scenario`."""

@@ -39,6 +39,7 @@ class PushSmall(Scenario):
         Figure("memory at the peak", "MiB"),
     )
     peers = REGISTRIES
+    moves_much = True
 
     def prepare(self, server: Server, run: Run) -> None:
         """See `Scenario`."""

@@ -41,6 +41,7 @@ class SlowUploads(Scenario):
         Figure("CPU share of a core while they run", "%"),
     )
     peers = REGISTRIES
+    moves_much = True
     fresh = True
 
     def prepare(self, server: Server, run: Run) -> None:

@@ -50,6 +50,7 @@ class Workers(Scenario):
         Figure("memory at the peak", "MiB"),
     )
     peers = (Enseada(name="one-worker", workers=1), *REGISTRIES)
+    moves_much = True
     workers = 2
 
     @contextmanager
