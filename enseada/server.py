@@ -45,13 +45,18 @@ logger = logging.getLogger("enseada.server")
 __all__ = ["AnyListener", "ListenError", "Listener", "adopt", "close_listeners", "open_listeners", "serve_http"]
 
 ACCEPT_PAUSE = 0.1
-"""Seconds without accepting after the system had no room for another connection."""
+"""Seconds without accepting after it failed, most likely because the system had no room for another connection."""
 COMPLAINT_INTERVAL = 60.0
 """Seconds between two lines about that in the log."""
 GRACE = 30.0
 """Seconds that requests under way have to finish when the server ends, unless another time is asked for."""
-_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-
+_NOT_OURS = frozenset(
+    {
+        *(errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN),
+        *(errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH, errno.ETIMEDOUT, errno.ECONNRESET),
+    }
+)
+"""accept(2): what is the matter with the new connection is told by accepting; the next may be well."""
 
 AnyListener: TypeAlias = "Listener | StreamListener | socket.socket | trio.abc.Listener[Any]"
 """What can be served: our own listeners, and what a host hands in."""
@@ -70,13 +75,27 @@ def adopt(listener: AnyListener) -> Listener | StreamListener:
     return Listener(listener, address_of(listener))
 
 
-async def close_listeners(listeners: Iterable[Listener | StreamListener]) -> None:
-    """Close all of them, also when cancelled."""
+async def adopt_all(listeners: Iterable[AnyListener]) -> list[Listener | StreamListener]:
+    """`adopt` each. Raises OSError for a socket that cannot listen, and then, as when cancelled, none is left open."""
+    given = list(listeners)
+    adopted: list[Listener | StreamListener] = []
+    try:
+        adopted.extend(map(adopt, given))
+    except BaseException:
+        await close_listeners([*adopted, *given[len(adopted) :]])
+        raise
+    return adopted
+
+
+async def close_listeners(listeners: Iterable[AnyListener]) -> None:
+    """Close all of them, also when cancelled. Waits for nothing."""
     for listener in listeners:
-        if isinstance(listener, Listener):
+        if isinstance(listener, Listener | socket.socket):
             listener.close()
         else:
-            await listener.aclose()
+            with trio.CancelScope(shield=True) as at_once:
+                at_once.cancel()
+                await listener.aclose()
 
 
 async def open_listeners(addresses: Iterable[str], *, unix_mode: int = UNIX_MODE) -> list[Listener]:
@@ -123,7 +142,7 @@ async def serve_http(
     for: handlers and transports bound the time that this takes. With a ``grace`` of 0 they are cancelled at once, and
     so they are when it is cancelled after ``shutdown`` was set: whoever wishes twice does not want to wait.
     """
-    adopted = [adopt(each) for each in listeners]
+    adopted = await adopt_all(listeners)
     server = _Server(handler, limits or Limits(), scheme, on_exchange, interpose)
     wish = trio.Event()
     shielded = trio.CancelScope(shield=True)
@@ -181,27 +200,51 @@ class _Server:
     async def accept(self, listener: Listener | StreamListener, connections: trio.Nursery) -> None:
         """Accept connections, and serve each in a task of ``connections``, until cancelled."""
         while True:
-            await self._room.acquire()
-            try:
-                transport = await self._accept_one(listener)
-            except BaseException:
-                self._room.release()
-                raise
+            transport = await self._accept_one(listener)
             scheme = listener.scheme if isinstance(listener, StreamListener) else "http"
             scheme = self._scheme if scheme == "http" else scheme
             connections.start_soon(self._serve, transport, scheme)
 
     async def _accept_one(self, listener: Listener | StreamListener) -> Transport:
+        """The next connection, with room for it: `_serve` gives that back."""
         while True:
             try:
-                return await (_accept(listener.socket) if isinstance(listener, Listener) else listener.accept())
+                if isinstance(listener, Listener):
+                    return await self._accept_with_room(listener.socket)
+                return await self._accept_and_hold(listener)
             except OSError as error:
-                if error.errno in _NO_ROOM:
+                if error.errno in _NOT_OURS:
+                    await trio.lowlevel.checkpoint()
+                else:
                     self._complain(error)
                     await trio.sleep(ACCEPT_PAUSE)
-                else:
-                    # accept(2): what is the matter with the new connection is told here; the next may be well.
-                    await trio.lowlevel.checkpoint()
+
+    async def _accept_with_room(self, listening: socket.socket) -> Transport:
+        """A listener keeps no room while it waits for a client: where there is little, another may need it."""
+        while True:
+            await self._room.acquire()
+            try:
+                accepted = listening.accept()[0]
+            except BlockingIOError:
+                self._room.release()
+            except BaseException:
+                self._room.release()
+                raise
+            else:
+                return SocketTransport(accepted, _peer(accepted))
+            await trio.lowlevel.wait_readable(listening)
+
+    async def _accept_and_hold(self, listener: StreamListener) -> Transport:
+        """Whether a client is there shows only when it is accepted: one may wait for room in our hands."""
+        transport = await listener.accept()
+        try:
+            await self._room.acquire()
+        except BaseException:
+            with trio.CancelScope(shield=True) as at_once:
+                at_once.cancel()
+                await transport.abort()
+            raise
+        return transport
 
     def _complain(self, error: OSError) -> None:
         now = trio.current_time()
@@ -223,16 +266,6 @@ class _Server:
             logger.exception("a connection failed")
         finally:
             self._room.release()
-
-
-async def _accept(listening: socket.socket) -> SocketTransport:
-    while True:
-        try:
-            accepted = listening.accept()[0]
-        except BlockingIOError:
-            await trio.lowlevel.wait_readable(listening)
-        else:
-            return SocketTransport(accepted, _peer(accepted))
 
 
 def _peer(accepted: socket.socket) -> str | None:

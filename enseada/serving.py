@@ -11,7 +11,7 @@ import trio
 
 from enseada.build import open_stores, start_registry
 from enseada.logs import log_exchange
-from enseada.server import ListenError, adopt, close_listeners, open_listeners, serve_http
+from enseada.server import ListenError, adopt_all, close_listeners, open_listeners, serve_http
 from enseada.starterror import StartError
 
 if TYPE_CHECKING:
@@ -46,9 +46,7 @@ class Started(Sequence["Listener | StreamListener"]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[Listener | StreamListener]: ...
 
-    def __getitem__(
-        self, index: int | slice
-    ) -> Listener | StreamListener | Sequence[Listener | StreamListener]:
+    def __getitem__(self, index: int | slice) -> Listener | StreamListener | Sequence[Listener | StreamListener]:
         return self.listeners[index]
 
     def __len__(self) -> int:
@@ -72,7 +70,7 @@ async def serve(
     uploads that were cancelled are saved, and their clients can go on with them after the next start.
     """
     # What is handed in is ours from the first moment, so that it is closed also where the start fails.
-    given = None if listeners is None else [adopt(each) for each in listeners]
+    given = None if listeners is None else await adopt_all(listeners)
     try:
         async with open_stores(settings) as (documents, store):
             if given is None:

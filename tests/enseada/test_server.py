@@ -411,6 +411,17 @@ async def test_no_more_connections_than_allowed() -> None:
             await client.stream.aclose()
 
 
+async def test_no_address_keeps_room_from_another() -> None:
+    async with serving(echo, "127.0.0.1:0", "127.0.0.1:0", limits=Limits(connections=1)) as server:
+        await trio.testing.wait_all_tasks_blocked()
+        for index in (0, 1, 1, 0):
+            client = await server.connect(index)
+            await client.send(GET)
+            with trio.fail_after(10):
+                assert (await client.answer()).status == 200
+            await client.stream.aclose()
+
+
 async def test_accepting_survives_a_system_without_room(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -432,11 +443,12 @@ async def test_accepting_survives_a_system_without_room(
     assert [record.getMessage() for record in caplog.records] == ["cannot accept connections: Too many open files"]
 
 
-async def test_a_system_without_room_is_told_of_once_a_minute(
-    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EINVAL])
+async def test_what_keeps_it_from_accepting_is_told_of_once_a_minute(
+    number: int, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
 ) -> None:
     [listener] = await open_listeners(["127.0.0.1:0"])
-    failures = [errno.EMFILE] * round(180 / module.ACCEPT_PAUSE)
+    failures = [number] * round(180 / module.ACCEPT_PAUSE)
     failing = Listener(Failing(listener.socket, failures), listener.address)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: serve_http(echo, [failing], limits=Limits(), grace=0))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from enseada.server import AnyListener
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,29 @@ async def test_what_is_handed_in_is_closed_if_it_cannot_start(tmp_path: Path) ->
         await enseada.serve(cheap_settings(data=tmp_path / "data"), listeners=[memory, bound])
     assert memory.closed
     assert bound.fileno() == -1
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_what_is_handed_in_is_closed_if_one_cannot_listen(cancelled: bool, tmp_path: Path) -> None:
+    bound, taken, second = (socket.socket() for _ in range(3))
+    memories = [MemoryListener(), MemoryListener()]
+    bound.bind(("127.0.0.1", 0))
+    for each in (taken, second):
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        each.bind(("127.0.0.1", taken.getsockname()[1] if each is second else 0))
+    taken.listen()
+    # The third has the address of one that listens.
+    given: list[AnyListener] = [bound, memories[0], second, memories[1]]
+    try:
+        with trio.CancelScope() as scope:
+            if cancelled:
+                scope.cancel()
+            with pytest.raises(OSError, match="in use"):
+                await enseada.serve(cheap_settings(data=tmp_path / "data"), listeners=given)
+    finally:
+        taken.close()
+    assert [each.closed for each in memories] == [True, True]
+    assert [each.fileno() for each in (bound, second)] == [-1, -1]
 
 
 async def test_a_shutdown_is_as_good_as_a_cancellation(tmp_path: Path) -> None:
