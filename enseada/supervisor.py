@@ -205,8 +205,6 @@ class _Supervisor:
         self._password = self._password or answer.admin_password
         if self._deadline is not None:
             return
-        for listener in post.listeners:
-            listener.listen()
         self._prepared = True
         for each in self._posts:
             if each.process is not None and not each.ordered:
