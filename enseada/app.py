@@ -57,11 +57,22 @@ class Application:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Do, while the block runs, what goes on beside requests."""
+        """Do, while the block runs, what goes on beside requests.
+
+        Also once it is cancelled: requests that are under way in it have their grace then.
+        """
+        lasting = anyio.CancelScope(shield=True)
+
+        async def beside() -> None:
+            with lasting:
+                await self._uploads.run()
+
         async with anyio.create_task_group() as group:
-            group.start_soon(self._uploads.run)
-            yield
-            group.cancel_scope.cancel()
+            group.start_soon(beside)
+            try:
+                yield
+            finally:
+                lasting.cancel()
 
     async def __call__(self, request: Request) -> Response:
         """Answer a request. Raises only what is a defect, and BodyError when nobody is there to be answered."""

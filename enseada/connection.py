@@ -399,7 +399,9 @@ class _Connection:
         size = min(most, SHARED_BYTES, self.transport.fairness.budget())
         began = trio.current_time()
         try:
-            count = await self.transport.receive_into(self.shared.memory[:size], self.limits.read_timeout, certain)
+            limits = self.limits
+            memory = self.shared.memory[:size]
+            count = await self.transport.receive_into(memory, limits.read_timeout, certain, limits.gather_time)
         except trio.BrokenResourceError as error:
             raise BodyError("the client has gone", None) from error
         except trio.TooSlowError as error:

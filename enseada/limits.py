@@ -40,6 +40,10 @@ class Limits:
     An answer must be taken as fast, in every ``write_timeout`` of waiting."""
     rate_grace: float = 60.0
     """Seconds of waiting for a body before ``min_rate`` is asked of it."""
+    gather_time: float = 1.0
+    """How long the packets of a slow client may lie in the kernel to be taken together, where more are sure to come:
+    to be told of each would cost more than to take it. So late a handler may get them, and so much of what came last
+    may have to be sent again by a client that was cut."""
 
     # Answers that leave while a body is still coming.
     drain_bytes: int = 64 * KIB

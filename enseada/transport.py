@@ -35,8 +35,6 @@ CALL_WORK = 8 * KIB
 WAKE_BYTES = 16 * KIB
 """Bytes that are waited for together, where so many are certain to come: a slow client's packets, which cost more to be
 told of than to be taken. They lie in the kernel meanwhile, so that more would cost memory for each such client."""
-WAKE_TIME = 1.0
-"""Seconds that they are waited for together; then what there is is taken."""
 SEND_STEP = 64 * KIB
 """Bytes of one write to a trio stream: its deadline is for so many."""
 SENDFILE_STEP = 1 * MIB
@@ -94,10 +92,13 @@ class Transport(Protocol):
     sent: int
     """Bytes sent until now: exact also after a failure or a cancellation, but some may never reach the peer."""
 
-    async def receive_into(self, buffer: memoryview, timeout: float = math.inf, certain: int = 1) -> int:
+    async def receive_into(
+        self, buffer: memoryview, timeout: float = math.inf, certain: int = 1, gather_time: float = 0.0
+    ) -> int:
         """Receive what is there, at most as much as fits, and return how many bytes; 0 is the end of the stream.
 
-        ``certain``: so many bytes will come, or the stream ends; some of them may be waited for together, for a moment.
+        ``certain``: so many bytes will come, or the stream ends; some of them may be waited for together, for up to
+        ``gather_time`` seconds.
 
         The bytes arrive in ``buffer`` in the same step in which this returns, so a buffer that is shared by several
         connections may be passed: nobody else runs in between.
@@ -152,8 +153,11 @@ class SocketTransport:
         self._waited = 0.0  # seconds of waiting for the peer to take what is sent, since it was last looked at
         self._taken = 0  # what it had taken then
 
-    async def receive_into(self, buffer: memoryview, timeout: float = math.inf, certain: int = 1) -> int:
-        left, together, late = timeout, certain >= WAKE_BYTES, False
+    async def receive_into(
+        self, buffer: memoryview, timeout: float = math.inf, certain: int = 1, gather_time: float = 0.0
+    ) -> int:
+        left, late = timeout, False
+        together = gather_time if certain >= WAKE_BYTES else 0.0
         if self._sent_last:
             # Whoever gets what was just sent has most likely not answered it yet: to try first would be in vain.
             late = not await self._wait_for_data(left, together)
@@ -164,9 +168,9 @@ class SocketTransport:
                 count = self._socket.recv_into(buffer)
             except BlockingIOError:
                 if late:
-                    if not together or left <= WAKE_TIME:
+                    if not together or left <= together:
                         raise trio.TooSlowError from None
-                    left, together = left - WAKE_TIME, False
+                    left, together = left - together, 0.0
                 late = not await self._wait_for_data(left, together)
             except OSError as error:
                 raise trio.BrokenResourceError("the peer has gone") from error
@@ -257,9 +261,9 @@ class SocketTransport:
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
 
-    async def _wait_for_data(self, timeout: float, together: bool) -> bool:
-        """Wait until there is something to be received, or, where several packets are waited for together, enough of
-        it; False: not in time, but then there may be a little.
+    async def _wait_for_data(self, timeout: float, together: float) -> bool:
+        """Wait until there is something to be received, or, for ``together`` seconds, for enough of it; False: not in
+        time, but then there may be a little.
         """
         self._begin_turn()
         self._sent_last = False
@@ -268,7 +272,7 @@ class SocketTransport:
             self._least = least
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
         if together:
-            timeout = min(timeout, WAKE_TIME)
+            timeout = min(timeout, together)
         # A scope costs as much as the waiting, and `trio.fail_after` as much again.
         if timeout == math.inf:
             await trio.lowlevel.wait_readable(self._socket)
@@ -360,7 +364,9 @@ class StreamTransport:
         self.fairness = current_fairness()
         self.sent = 0
 
-    async def receive_into(self, buffer: memoryview, timeout: float = math.inf, certain: int = 1) -> int:
+    async def receive_into(
+        self, buffer: memoryview, timeout: float = math.inf, certain: int = 1, gather_time: float = 0.0
+    ) -> int:
         try:
             with trio.fail_after(timeout):
                 data = await self._stream.receive_some(len(buffer))

@@ -239,7 +239,9 @@ class StalledBody:
         raise StopAsyncIteration
 
 
-async def test_slow_uploads_are_saved_while_it_runs(autojump_clock: trio.testing.MockClock) -> None:
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_slow_uploads_are_saved_while_it_runs(autojump_clock: trio.testing.MockClock, cancelled: bool) -> None:
+    """Also when it is cancelled, until it has ended: requests under way have their grace then."""
     documents, blobs = MemoryDocuments(), MemoryBlobs()
     settings = cheap_settings(anonymous="push", save_interval=30.0, save_idle_bytes=MIB)
     registry = (await open_registry(settings, documents, blobs)).registry
@@ -251,9 +253,13 @@ async def test_slow_uploads_are_saved_while_it_runs(autojump_clock: trio.testing
         await body.stalled.wait()
         await trio.sleep(100)
         assert (await client.get(location)).header("range") == "0-0"  # it does not run yet
-        async with registry.running():
-            await trio.sleep(31)
-            assert (await client.get(location)).header("range") == f"0-{2 * MIB - 1}"
+        with trio.CancelScope() as scope:
+            async with registry.running():
+                if cancelled:
+                    scope.cancel()
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(31)
+                    assert (await client.get(location)).header("range") == f"0-{2 * MIB - 1}"
         body.end.set()
     digest = digest_of(b"x" * 2 * MIB)
     assert (await client.put(f"{location}?digest={digest}")).status == 201

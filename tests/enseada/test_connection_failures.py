@@ -193,7 +193,9 @@ async def test_reset_while_content_is_read() -> None:
     class Resetting(StreamTransport):
         count = 0
 
-        async def receive_into(self, buffer: memoryview, timeout: float = 0, certain: int = 1) -> int:
+        async def receive_into(
+            self, buffer: memoryview, timeout: float = 0, certain: int = 1, gather_time: float = 0
+        ) -> int:
             Resetting.count += 1
             if Resetting.count > 1:
                 raise trio.BrokenResourceError

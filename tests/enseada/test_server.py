@@ -19,6 +19,7 @@ from enseada.connection import HEAD_READ
 from enseada.http import Headers, Request, Response
 from enseada.limits import KIB, MIB, Limits
 from enseada.server import Listener, ListenError, open_listeners, serve_http
+from enseada.transport import SocketTransport
 from tests.enseada.http_client import GET, Client, Truncated, chunked, echo, ignore, post
 from tests.enseada.test_transport import Rounds
 from tests.nobody import as_nobody
@@ -521,6 +522,23 @@ async def test_headers_of_handlers_reach_real_clients() -> None:
         await client.send(GET)
         assert "Docker-Distribution-Api-Version" in (await client.answer()).raw_names
         await client.stream.aclose()
+
+
+async def test_content_is_received_as_the_limits_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, ...]] = []
+    really = SocketTransport.receive_into
+
+    async def receive_into(self: SocketTransport, buffer: memoryview, *how: float) -> int:
+        asked.append(how)
+        return await really(self, buffer, *how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SocketTransport, "receive_into", receive_into)
+    async with serving(echo, limits=Limits(read_timeout=7.0, gather_time=0.25)) as server:
+        client = await server.connect()
+        await client.send(post(b"a" * (HEAD_READ + 10)))
+        assert (await client.answer()).status == 200
+    assert (7.0, asked[1][1], 0.25) == asked[1]
+    assert asked[0] == ()
 
 
 async def test_transports_of_a_hosts_own() -> None:

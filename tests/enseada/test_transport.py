@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
+GATHER_TIME = 1.0
+
 
 class Rounds(trio.abc.Instrument):
     """Counts the rounds of the event loop, in each of which every task that can run does so once."""
@@ -417,12 +419,11 @@ async def test_who_has_waited_need_not_wait_for_others_again(kind: str, tmp_path
             assert await turns_given(transport.let_others_run) == turns
 
 
-async def test_what_is_certain_to_come_is_waited_for_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_certain_to_come_is_waited_for_for_a_moment_only() -> None:
     """However long the rest may be waited for: what a client has sent is not left in the kernel."""
-    monkeypatch.setattr(module, "WAKE_TIME", 0.01)
     with pair("tcp") as (client, transport):
         buffer = memoryview(bytearray(2 * WAKE_BYTES))
-        receive = partial(transport.receive_into, buffer, 60, 4 * WAKE_BYTES)
+        receive = partial(transport.receive_into, buffer, 60, 4 * WAKE_BYTES, 0.01)
         for _ in range(3):
             await client.send_all(b"abc")
             await expect(receive, 3)
@@ -436,7 +437,7 @@ async def test_what_is_certain_to_come_is_waited_for_together() -> None:
     """The packets of a slow client; but never longer than the timeout, nor beyond the end of the stream."""
     with pair("tcp") as (client, transport):
         buffer = memoryview(bytearray(2 * WAKE_BYTES))
-        receive = partial(transport.receive_into, buffer, 5, 4 * WAKE_BYTES)
+        receive = partial(transport.receive_into, buffer, 5, 4 * WAKE_BYTES, GATHER_TIME)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(expect, receive, WAKE_BYTES)
             for _ in range(4):
@@ -444,20 +445,30 @@ async def test_what_is_certain_to_come_is_waited_for_together() -> None:
                 await client.send_all(bytes(WAKE_BYTES // 4))
         # With less to come than that, each packet counts.
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(expect, partial(transport.receive_into, buffer, 5, WAKE_BYTES - 1), 7)
+            nursery.start_soon(expect, partial(transport.receive_into, buffer, 5, WAKE_BYTES - 1, GATHER_TIME), 7)
             await trio.testing.wait_all_tasks_blocked()
             await client.send_all(bytes(7))
         # A client that is slower than the timeout is not taken for one that sends nothing.
         await client.send_all(b"abc")
-        assert await transport.receive_into(buffer, 0.01, 4 * WAKE_BYTES) == 3
+        assert await transport.receive_into(buffer, 0.01, 4 * WAKE_BYTES, GATHER_TIME) == 3
         with pytest.raises(trio.TooSlowError):
-            await transport.receive_into(buffer, 0.01, 4 * WAKE_BYTES)
+            await transport.receive_into(buffer, 0.01, 4 * WAKE_BYTES, GATHER_TIME)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(expect, receive, 3)
             await trio.testing.wait_all_tasks_blocked()
             await client.send_all(b"abc")
             await client.send_eof()
         await expect(receive, 0)
+
+
+async def test_nothing_is_waited_for_together_where_nobody_asks_for_it() -> None:
+    with pair("tcp") as (client, transport):
+        receive = partial(transport.receive_into, memoryview(bytearray(2 * WAKE_BYTES)), 5, 4 * WAKE_BYTES)
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(expect, receive, 3)
+                await trio.testing.wait_all_tasks_blocked()
+                await client.send_all(b"abc")
 
 
 async def expect(receive: Callable[[], Awaitable[int]], count: int) -> None:
