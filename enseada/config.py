@@ -71,7 +71,10 @@ class Settings:
 
     listen: tuple[str, ...] = field(
         default=("127.0.0.1:9623",),
-        metadata=_about("Where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH; port 0 picks a free one. Repeatable."),
+        metadata=_about(
+            "Where to listen: HOST:PORT (port 0 picks a free one), [IPV6]:PORT, unix:PATH, or fd:NUMBER for a socket "
+            "that whoever starts the command has bound. Repeatable."
+        ),
     )
     data: Path = field(
         default=Path("enseada-data"),

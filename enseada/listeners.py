@@ -80,7 +80,7 @@ class Listener:
 
 Place = tuple[Listener, ...]
 """One address's listeners. Several TCP sockets: the kernel deals out clients to those that listen, which at first is
-one, and others from when they are told to. Or one socket, for all to share."""
+one, and others from when they are told to. Or one socket, of a file's name or given, for all to share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +94,22 @@ class Target:
     """What getaddrinfo said of its host."""
 
 
+def adopt_socket(bound: socket.socket) -> Listener:
+    """A listener over a socket that somebody else has bound, which listens from now on. Raises OSError."""
+    if bound.family in (socket.AF_INET, socket.AF_INET6):
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    bound.listen(BACKLOG)
+    bound.setblocking(False)
+    return Listener(bound, address_of(bound))
+
+
 def open_places(addresses: Iterable[str], copies: int) -> list[Place]:
     """Look every address up, and `bind` it. Blocks while it looks up. Raises ListenError."""
     targets = []
     for address in addresses:
         parsed = parse(address)
         try:
-            found = () if parsed.path is not None else socket.getaddrinfo(parsed.host, parsed.port, **LOOKED_FOR)
+            found = socket.getaddrinfo(parsed.host, parsed.port, **LOOKED_FOR) if parsed.host else ()
         except (OSError, UnicodeError) as error:
             raise unknown_host(address, parsed, error) from error
         targets.append(Target(address, parsed, found))
@@ -108,7 +117,7 @@ def open_places(addresses: Iterable[str], copies: int) -> list[Place]:
 
 
 def parse(address: str) -> Address:
-    """``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``. Raises ListenError."""
+    """``HOST:PORT``, ``[IPV6]:PORT``, ``unix:PATH`` or ``fd:NUMBER``. Raises ListenError."""
     try:
         return parse_address(address)
     except ValueError as reason:
@@ -130,6 +139,9 @@ def bind(targets: Iterable[Target], copies: int, unix_mode: int = UNIX_MODE) -> 
         for target in targets:
             if target.parsed.path is not None:
                 places.append((_listen_unix(target.parsed.path, unix_mode),))
+                continue
+            if target.parsed.fd is not None:
+                places.append((_listen_given(target.parsed.fd, target.address),))
                 continue
             # getaddrinfo may name an address more than once; the order is kept.
             wheres = dict.fromkeys((family, (str(where[0]), int(where[1]))) for family, *_, where in target.found)
@@ -199,6 +211,24 @@ def _listen_unix(path: str, mode: int) -> Listener:
     return Listener(listening, f"http+unix://{path}", path)
 
 
+def _listen_given(fd: int, address: str) -> Listener:
+    try:
+        os.set_inheritable(fd, False)  # from whoever started us, and for nobody whom we start by the way
+        given = socket.socket(fileno=fd)
+    except OSError as error:
+        raise _explain(address, error) from error
+    try:
+        if given.type != socket.SOCK_STREAM:
+            raise ListenError(f"cannot listen on {address}: it is no stream socket")
+        return adopt_socket(given)
+    except OSError as error:
+        given.close()
+        raise _explain(address, error) from error
+    except BaseException:
+        given.close()
+        raise
+
+
 def _remove_stale(path: str) -> None:
     """Remove a socket's file that a server has left behind, and nothing else."""
     try:
@@ -217,6 +247,10 @@ def _remove_stale(path: str) -> None:
 def _explain(address: str, error: OSError) -> ListenError:
     if error.errno == errno.EADDRINUSE:
         return ListenError(f"cannot listen on {address}: it is in use by another program")
+    if error.errno == errno.EBADF:
+        return ListenError(f"cannot listen on {address}: nothing is open under that number")
+    if error.errno == errno.ENOTSOCK:
+        return ListenError(f"cannot listen on {address}: it is no socket")
     if error.errno in (errno.EACCES, errno.EPERM):
         return ListenError(f"cannot listen on {address}: this user has no permission to")
     if error.errno == errno.EADDRNOTAVAIL:

@@ -17,13 +17,12 @@ import trio
 from enseada.connection import Ending, serve_connection
 from enseada.limits import Limits
 from enseada.listeners import (
-    BACKLOG,
     LOOKED_FOR,
     UNIX_MODE,
     Listener,
     ListenError,
     Target,
-    address_of,
+    adopt_socket,
     bind,
     parse,
     unknown_host,
@@ -68,11 +67,7 @@ def adopt(listener: AnyListener) -> Listener | StreamListener:
         return listener
     if isinstance(listener, trio.abc.Listener):
         return StreamListener(listener)
-    if listener.family in (socket.AF_INET, socket.AF_INET6):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.listen(BACKLOG)
-    listener.setblocking(False)
-    return Listener(listener, address_of(listener))
+    return adopt_socket(listener)
 
 
 async def adopt_all(listeners: Iterable[AnyListener]) -> list[Listener | StreamListener]:
@@ -99,7 +94,7 @@ async def close_listeners(listeners: Iterable[AnyListener]) -> None:
 
 
 async def open_listeners(addresses: Iterable[str], *, unix_mode: int = UNIX_MODE) -> list[Listener]:
-    """Bind and listen on every address: ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``.
+    """Bind and listen on every address: ``HOST:PORT``, ``[IPV6]:PORT``, ``unix:PATH`` or ``fd:NUMBER``.
 
     A host name may stand for several addresses, and port 0 for any free one. Raises ListenError, and then, as when
     cancelled, nothing is left open.
@@ -108,8 +103,7 @@ async def open_listeners(addresses: Iterable[str], *, unix_mode: int = UNIX_MODE
     for address in addresses:
         parsed = parse(address)
         try:
-            is_unix = parsed.path is not None
-            found = () if is_unix else await trio.socket.getaddrinfo(parsed.host, parsed.port, **LOOKED_FOR)
+            found = await trio.socket.getaddrinfo(parsed.host, parsed.port, **LOOKED_FOR) if parsed.host else ()
         except (OSError, UnicodeError) as error:
             raise unknown_host(address, parsed, error) from error
         targets.append(Target(address, parsed, found))

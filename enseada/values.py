@@ -14,16 +14,20 @@ if TYPE_CHECKING:
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SIZES |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _TIMES = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_FIRST_FD = 3
+"""Those before it are the standard files; systemd, too, hands in sockets from here on (sd_listen_fds(3))."""
+_LAST_FD = 2**31 - 1
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a listener listens: ``host`` and ``port``, or ``path`` of a unix socket."""
+    """Where to listen: ``host`` and ``port``, the ``path`` of a unix socket, or the ``fd`` of a bound socket."""
 
     host: str = ""
     port: int = 0
     path: str | None = None
+    fd: int | None = None
 
     @property
     def loopback(self) -> bool:
@@ -38,22 +42,29 @@ class Address:
     def __str__(self) -> str:
         if self.path is not None:
             return f"unix:{self.path}"
+        if self.fd is not None:
+            return f"fd:{self.fd}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def parse_address(text: str) -> Address:
-    """``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``. Port 0 picks a free one. Raises ValueError."""
+    """``HOST:PORT``, ``[IPV6]:PORT``, ``unix:PATH`` or ``fd:NUMBER``. Port 0 picks a free one. Raises ValueError."""
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         if not path or "\0" in path:
             raise ValueError("unix: wants the path of a socket behind it")
         return Address(path=path)
+    if text.startswith("fd:"):
+        number = text.removeprefix("fd:")
+        if not (number.isascii() and number.isdigit() and _FIRST_FD <= int(number) <= _LAST_FD):
+            raise ValueError(f"fd: wants the number of a descriptor behind it, from {_FIRST_FD} on")
+        return Address(fd=int(number))
     host, colon, digits = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if bracketed:
         host = host[1:-1]
     if not colon or not host or (":" in host) != bracketed or any(c.isspace() or c in "/[]" for c in host):
-        raise ValueError("an address is HOST:PORT, [IPV6]:PORT or unix:PATH")
+        raise ValueError("an address is HOST:PORT, [IPV6]:PORT, unix:PATH or fd:NUMBER")
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 5 and int(digits) <= 65535):
         raise ValueError("a port is a number from 0 to 65535")
     return Address(host, int(digits))

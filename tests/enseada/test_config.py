@@ -201,6 +201,7 @@ def test_every_setting_is_declared_whole() -> None:
         ("[::1]:1", Address("::1", 1), True),
         ("unix:relative/path", Address(path="relative/path"), True),
         ("0.0.0.0:80", Address("0.0.0.0", 80), False),
+        ("fd:3", Address(fd=3), False),
         ("[::]:80", Address("::", 80), False),
         ("registry.example:443", Address("registry.example", 443), False),
     ],
@@ -212,9 +213,10 @@ def test_addresses(text: str, address: Address, loopback: bool) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "h", ":1", "h:", "h:x", "h:-1", "h:99999", "::1:1", "[h]:1x", "a b:1", "unix:",
+                                  "fd:", "fd:2", "fd:-3", "fd:x", "fd:٣", "fd:99999999999",
                                   "http://h:1", "h:١", "[[::1]]:1"])  # fmt: skip
 def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(ValueError, match=r"address|port|unix"):
+    with pytest.raises(ValueError, match=r"address|port|unix|fd"):
         parse_address(text)
 
 

@@ -123,6 +123,39 @@ def test_one_unix_socket_is_for_all(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_socket_that_is_given_is_for_all(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    given = socket.socket(socket.AF_INET if kind == "tcp" else socket.AF_UNIX)
+    given.bind(("127.0.0.1", 0) if kind == "tcp" else str(path))
+    os.set_inheritable(given.fileno(), True)
+    where = f"http+unix://{path}" if kind == "unix" else "http://{}:{}".format(*given.getsockname())
+    with opened(f"fd:{given.detach()}", copies=4) as [place]:
+        assert [each.address for each in place] == [where]
+        listening = place[0].socket
+        assert not listening.getblocking()
+        assert not os.get_inheritable(listening.fileno())
+        with socket.socket(listening.family) as client:
+            client.connect(listening.getsockname())
+            assert taker(place) == 0
+    assert path.exists() is (kind == "unix")  # it is removed by who has made it
+
+
+def test_what_is_given_and_is_no_such_socket() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, open(os.devnull) as file:
+        before = len(os.listdir("/proc/self/fd"))
+        closed = os.dup(file.fileno())
+        os.close(closed)
+        for number, why in (
+            (os.dup(datagrams.fileno()), "no stream socket"),
+            (file.fileno(), "no socket"),
+            (closed, "nothing is open under that number"),
+        ):
+            with pytest.raises(ListenError, match=f"^cannot listen on fd:{number}: .*{why}$"):
+                open_places([f"fd:{number}"], 2)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_hosts_name() -> None:
     with opened("localhost:0", copies=2) as places:
         assert all(len(place) == 2 for place in places)
