@@ -248,8 +248,13 @@ class _Server:
 
     async def _serve(self, transport: Transport, scheme: str) -> None:
         try:
+            try:
+                used = transport if self._interpose is None else self._interpose(transport)
+            except BaseException:
+                await transport.abort()
+                raise
             await serve_connection(
-                self._interpose(transport) if self._interpose is not None else transport,
+                used,
                 self._handler,
                 limits=self._limits,
                 scheme=scheme,

@@ -561,3 +561,15 @@ async def test_transports_of_a_hosts_own() -> None:
             assert (await client.answer()).body == b"127.0.0.1"
     assert seen[:2] == seen[2:]
     assert seen[0] is not seen[1]
+
+
+async def test_a_transport_that_cannot_be_made_closes_its_connection(caplog: pytest.LogCaptureFixture) -> None:
+    def interpose(transport: Transport) -> Transport:
+        raise ZeroDivisionError
+
+    async with serving(echo, limits=Limits(connections=1), interpose=interpose) as server:
+        for _ in range(2):
+            client = await server.connect()
+            with pytest.raises(trio.BrokenResourceError), trio.fail_after(10):
+                await client.stream.receive_some()
+    assert [record.getMessage() for record in caplog.records] == ["a connection failed"] * 2
