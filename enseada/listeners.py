@@ -141,6 +141,8 @@ def bind(targets: Iterable[Target], copies: int, unix_mode: int = UNIX_MODE) -> 
                 places.append((_listen_unix(target.parsed.path, unix_mode),))
                 continue
             if target.parsed.fd is not None:
+                if any(listener.socket.fileno() == target.parsed.fd for place in places for listener in place):
+                    raise ListenError(f"cannot listen on {target.address}: it is given twice")
                 places.append((_listen_given(target.parsed.fd, target.address),))
                 continue
             # getaddrinfo may name an address more than once; the order is kept.

@@ -141,6 +141,14 @@ def test_a_socket_that_is_given_is_for_all(kind: str, tmp_path: Path) -> None:
     assert path.exists() is (kind == "unix")  # it is removed by who has made it
 
 
+def test_what_is_given_twice() -> None:
+    given = socket.create_server(("127.0.0.1", 0)).detach()
+    with pytest.raises(ListenError, match="given twice"):
+        open_places([f"fd:{given}"] * 2, 2)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(given)
+
+
 def test_what_is_given_and_is_no_such_socket() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, open(os.devnull) as file:
         before = len(os.listdir("/proc/self/fd"))
