@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 DEADLINE = 30.0
 
@@ -40,6 +40,8 @@ class Registry:
     answer_to_patch: int = 202
     chunked: bool = False
     """An answer to a GET tells no length."""
+    on_request: Callable[[Seen], None] = lambda _: None
+    """Called when a request has come, before it is answered."""
     patches: int = 0
     uploads: dict[str, bytes] = field(default_factory=dict)
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -123,6 +125,7 @@ class Handler(BaseHTTPRequestHandler):
         seen = Seen(self.command, self.path, dict(self.headers))
         with self.lock:
             self.registry.requests.append(seen)
+            self.registry.on_request(seen)
 
     def _body(self) -> bytes:
         return self.rfile.read(int(self.headers["Content-Length"]))
