@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from bench import machine, memory
 from bench.errors import CannotMeasure
 from bench.figures import Outcome, compare
+from bench.measure import PEAKS
 from bench.peers.enseada import Enseada
 from bench.running import scratch
 from bench.scenario import Run
@@ -20,11 +21,16 @@ from bench.table import number as shown
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from bench.figures import Figure
     from bench.scenario import Round, Scenario, Side
     from bench.server import Peer, Server
 
 FULL_SCALE = 1.0
 """Below it figures say little, and nothing is done that takes long."""
+SHARED_BUFFERS = (
+    "memory: PSS is the server's alone; socket buffers are counted by the kernel for the whole machine, so that the "
+    "load's are among them, and those of anybody else"
+)
 
 
 def run(
@@ -70,8 +76,13 @@ def run(
         ("load", scenario.settings(settings)),
         ("rounds", f"{rounds}, in turn; {workers} core{'s' * (workers > 1)} for each side; scale {scale:g}"),
     )
-    notes = [note for side, given in zip(sides, measured, strict=True) for note in _notes(side, given)]
+    notes = [SHARED_BUFFERS] if any(_has_buffers(each.figure) for each in figures) else []
+    notes += [note for side, given in zip(sides, measured, strict=True) for note in _notes(side, given)]
     return Outcome(scenario.name, their.name, figures, about, tuple(notes))
+
+
+def _has_buffers(figure: Figure) -> bool:
+    return figure == PEAKS[0] or "socket buffers" in figure.name
 
 
 def _server(side: Side) -> Server:

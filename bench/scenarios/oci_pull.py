@@ -8,7 +8,7 @@ from bench.coldness import make_cold
 from bench.figures import Figure
 from bench.image import Image, blob_path, hold, image
 from bench.load import program
-from bench.measure import measuring
+from bench.measure import PEAKS, Usage, measuring, peaks
 from bench.peers import NGINX, REGISTRIES
 from bench.peers.floor import SOURCE
 from bench.scenario import Round, Run, Scenario
@@ -39,7 +39,7 @@ class Pull(Scenario):
     figures = (
         *(Figure(f"CPU per GiB {state}, {_words(clients)}", "s") for state, clients in KINDS),
         *(Figure(f"rate {state}, {_words(clients)}", "MiB/s", "higher") for state, clients in KINDS),
-        Figure("memory at the peak", "MiB"),
+        *PEAKS,
     )
     peers = (*REGISTRIES, NGINX, SOURCE)
     moves_much = True
@@ -54,7 +54,8 @@ class Pull(Scenario):
         """See `Scenario`."""
         pulled = _image(run)
         values = {}
-        load_cpu = server_cpu = memory = 0.0
+        usages: list[Usage] = []
+        load_cpu = server_cpu = 0.0
         for state, clients in KINDS:
             if state == "cold":
                 if server.data is None:
@@ -67,9 +68,8 @@ class Pull(Scenario):
             values[f"rate {state}, {_words(clients)}"] = total * 1024 / told.wall
             load_cpu += told.cpu
             server_cpu += usage.cpu
-            memory = max(memory, usage.memory)
-        values["memory at the peak"] = memory / 2**20
-        return Round(values, load_cpu, server_cpu)
+            usages.append(usage)
+        return Round({**values, **peaks(*usages)}, load_cpu, server_cpu)
 
     def settings(self, run: Run) -> str:
         """See `Scenario`."""

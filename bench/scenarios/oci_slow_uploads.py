@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench.figures import Figure
 from bench.load import program
-from bench.measure import measuring
+from bench.measure import PEAKS, measuring, peaks
 from bench.peers import REGISTRIES
 from bench.scenario import Round, Run, Scenario
 from bench.server import REPOSITORY, header_lines
@@ -36,7 +36,7 @@ class SlowUploads(Scenario):
     figures = (
         Figure("memory per upload, PSS", "KiB"),
         Figure("memory per upload, PSS and socket buffers", "KiB"),
-        Figure("memory at the peak", "MiB"),
+        *PEAKS,
         Figure("CPU per GiB received", "s"),
         Figure("CPU share of a core while they run", "%"),
     )
@@ -56,7 +56,7 @@ class SlowUploads(Scenario):
         values = {
             "memory per upload, PSS": (usage.pss - usage.memory_before) / count / 1024,
             "memory per upload, PSS and socket buffers": (usage.memory - usage.memory_before) / count / 1024,
-            "memory at the peak": usage.memory / 2**20,
+            **peaks(usage),
             "CPU per GiB received": usage.cpu / (count * RATE * seconds) * 2**30,
             "CPU share of a core while they run": usage.cpu / told.wall * 100,
         }

@@ -10,7 +10,7 @@ from bench.figures import Figure, percentile
 from bench.floors import spin
 from bench.image import MANIFEST_TYPE, Image, hold, image, manifest_path, push
 from bench.load import program, small
-from bench.measure import measuring
+from bench.measure import PEAKS, Usage, measuring, peaks
 from bench.peers import REGISTRIES
 from bench.peers.enseada import Enseada
 from bench.scenario import Round, Run, Scenario, Side
@@ -47,7 +47,7 @@ class Workers(Scenario):
         Figure("wall of a document write, the longest", "ms"),
         Figure("wall of a document write, p50", "ms"),
         Figure("rate of document writes", "1/s", "higher"),
-        Figure("memory at the peak", "MiB"),
+        *PEAKS,
     )
     peers = (Enseada(name="one-worker", workers=1), *REGISTRIES)
     moves_much = True
@@ -84,7 +84,8 @@ class Workers(Scenario):
     def measure(self, server: Server, run: Run, number: int) -> Round:
         """See `Scenario`."""
         values = {}
-        load_cpu = server_cpu = memory = 0.0
+        usages: list[Usage] = []
+        load_cpu = server_cpu = 0.0
         for kind in KINDS:
             with measuring(server.tree) as usage:
                 requests, seconds = requests_of(kind, server), SECONDS * run.scale
@@ -93,15 +94,14 @@ class Workers(Scenario):
             values[f"CPU per {kind}"] = usage.cpu / told.more["requests"] * 1e6
             load_cpu += told.cpu
             server_cpu += usage.cpu
-            memory = max(memory, usage.memory)
+            usages.append(usage)
         pushed = _pushed(f"workers-{number}", run)
         total = sum(layer.size for layer in pushed.layers)
         with measuring(server.tree) as usage:
             told = push(server, [pushed], PUSH_CONNECTIONS)
         values["rate of pushing"] = total / told.wall / 2**20
         values["CPU per GiB pushed"] = usage.cpu / total * 2**30
-        values["memory at the peak"] = max(memory, usage.memory) / 2**20
-        return Round(values, load_cpu + told.cpu, server_cpu + usage.cpu)
+        return Round({**values, **peaks(*usages, usage)}, load_cpu + told.cpu, server_cpu + usage.cpu)
 
     def settings(self, run: Run) -> str:
         """See `Scenario`."""

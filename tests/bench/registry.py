@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
@@ -154,6 +155,18 @@ class Server(ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Nothing."""
+
+
+@contextmanager
+def unread(listener: socket.socket) -> Iterator[int]:
+    """A connection to ``listener`` with all that the kernel takes, and how many bytes that were; nobody reads them."""
+    with socket.create_connection(listener.getsockname()) as one:
+        one.setblocking(False)
+        sent = 0
+        with suppress(BlockingIOError):
+            while True:
+                sent += one.send(bytes(65536))
+        yield sent
 
 
 @contextmanager

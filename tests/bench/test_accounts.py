@@ -6,14 +6,15 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from bench.accounts import Tree, socket_buffers
 from bench.errors import CannotMeasure
-from bench.measure import measuring
+from bench.measure import Usage, measuring, peaks
+from tests.bench.registry import unread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,15 +117,21 @@ def test_memory_at_its_peak() -> None:
 def test_socket_buffers_grow_with_what_nobody_reads() -> None:
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        before, sent = socket_buffers(), 0
-        for _ in range(CONNECTIONS):
-            one = stack.enter_context(socket.create_connection(listener.getsockname()))
-            one.setblocking(False)
-            with suppress(BlockingIOError):
-                while True:
-                    sent += one.send(b"x" * 65536)
+        before = socket_buffers()
+        sent = sum(stack.enter_context(unread(listener)) for _ in range(CONNECTIONS))
         # The kernel tells the sum of all programs on this machine: others may give some back meanwhile.
         assert socket_buffers() - before > sent / 4 > 0
+
+
+def test_memory_at_its_peak_counts_socket_buffers_beside_pss() -> None:
+    with child("print(flush=True); input()") as process, ExitStack() as stack:
+        ready(process)
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        with measuring(Tree(process.pid)) as usage:
+            sent = sum(stack.enter_context(unread(listener)) for _ in range(CONNECTIONS))
+    assert usage.memory - usage.pss > sent / 4 > 0
+    values = peaks(Usage(memory=3 << 20, pss=1 << 20), Usage(memory=2 << 20, pss=2 << 20))
+    assert values == {"memory at the peak": 3.0, "memory at the peak, PSS": 2.0}
 
 
 def test_what_has_ended_cannot_be_measured() -> None:
