@@ -53,6 +53,7 @@ def run(
     measured: tuple[list[Round], list[Round]] = ([], [])
     with scratch() as folder, ExitStack() as stack:
         settings = Run(folder, rounds, workers, scale)
+        described, notes = machine.describe(folder), machine.caveats(folder)
         full = scenario.moves_much and scale >= FULL_SCALE and memory.is_taken_back()
         fill = stack.enter_context(memory.cache(folder)) if full else lambda: None
         sides: list[Side] = []
@@ -68,7 +69,7 @@ def run(
     our, their = map(_server, sides)
     filled = "; free memory filled with cache before each round" if full else ""
     about = (
-        ("machine", f"{machine.describe()}; {busy}{filled}"),
+        ("machine", f"{described}; {busy}{filled}"),
         ("versions", f"{our.version}; {their.version}"),
         (our.name, our.settings),
         (their.name, their.settings),
@@ -76,7 +77,7 @@ def run(
         ("load", scenario.settings(settings)),
         ("rounds", f"{rounds}, in turn; {workers} core{'s' * (workers > 1)} for each side; scale {scale:g}"),
     )
-    notes = [SHARED_BUFFERS] if any(_has_buffers(each.figure) for each in figures) else []
+    notes += [SHARED_BUFFERS] if any(_has_buffers(each.figure) for each in figures) else []
     notes += [note for side, given in zip(sides, measured, strict=True) for note in _notes(side, given)]
     return Outcome(scenario.name, their.name, figures, about, tuple(notes))
 

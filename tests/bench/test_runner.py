@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, NoReturn
 
 import psutil
 import pytest
@@ -35,7 +36,7 @@ from bench.scenarios.start import Start
 from tests.bench.registry import serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from bench.server import Server
@@ -113,6 +114,14 @@ def test_sides_take_turns() -> None:
     )
 
 
+def test_the_machine_is_described_where_the_data_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [SimpleNamespace(mountpoint="/", fstype="ext4"), SimpleNamespace(mountpoint=str(tmp_path), fstype="tmpfs")]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: found)
+    outcome = runner.run(Turns(), OTHER, rounds=1)
+    assert ", tmpfs; load average" in dict(outcome.about)["machine"]
+    assert outcome.notes[0].startswith("data is in memory")
+
+
 @pytest.mark.parametrize(
     ("scenario", "error"), [(Turns(fail_at=1), CannotMeasure), (Turns(interrupt_at=2), KeyboardInterrupt)]
 )
@@ -152,6 +161,13 @@ def test_starts() -> None:
     assert all(min(each.ours + each.theirs) > 0 for each in outcome.figures)
 
 
+def refusing(reason: Exception) -> Callable[..., NoReturn]:
+    def refuse(*_: object) -> NoReturn:
+        raise reason
+
+    return refuse
+
+
 def test_a_registry_that_runs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     port, log = free_port(), tmp_path / "log"
     data = str(tmp_path / "data")
@@ -166,6 +182,16 @@ def test_a_registry_that_runs_elsewhere(tmp_path: Path, monkeypatch: pytest.Monk
                 outcome = runner.run(scenario, peer, rounds=2, scale=TINY)
                 assert outcome.peer == "theirs"
                 assert process.poll() is None
+        with program([sys.executable, "-c", "import signal; signal.pause()"], log) as stranger:
+            url = f"http://admin:a%20password@127.0.0.1:{port}"
+            with (
+                pytest.raises(CannotMeasure, match=f"neither process {stranger.pid} nor .* listens on port {port}"),
+                Elsewhere("theirs", url, stranger.pid).start(tmp_path, 1),
+            ):
+                pass
+            monkeypatch.setattr(psutil.Process, "net_connections", refusing(psutil.AccessDenied(process.pid)))
+            with pytest.raises(CannotMeasure, match="are not ours to see"), peer.start(tmp_path, 1):
+                pass
         with pytest.raises(CannotMeasure, match="gives no token: 401"):
             authorization(port, "admin", "wrong")
         with pytest.raises(CannotMeasure, match="wants a login"):
