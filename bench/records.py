@@ -37,6 +37,15 @@ def rows(outcome: Outcome) -> list[dict[str, Any]]:
     ]
 
 
+def check(path: Path) -> None:
+    """Whether `write` could write to ``path``, of which nothing is left that was not there. Raises OSError."""
+    for each in (path, beside(path)):
+        there = each.exists()
+        each.open("ab").close()
+        if not there:
+            each.unlink()
+
+
 def write(outcome: Outcome, path: Path) -> None:
     """Write the list to ``path``, and the rounds beside it. Raises OSError."""
     _dump(rows(outcome), path)

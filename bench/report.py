@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench import plots
 from bench.errors import CannotMeasure
-from bench.figures import Summary
+from bench.figures import AGAIN, Summary
 from bench.table import NOTHING, number
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _section(slug: str, outcome: Outcome) -> Iterator[str]:
     yield "Medians, with minimum and maximum."
     yield ""
     for name, text in outcome.about:
-        yield f"- {name}: {text}"
+        yield f"- {name}: `{text}`" if name == AGAIN else f"- {name}: {text}"
     for note in outcome.notes:
         yield f"- {note}"
     yield ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench import machine, memory
 from bench.errors import CannotMeasure
-from bench.figures import Outcome, compare
+from bench.figures import AGAIN, Outcome, compare
 from bench.measure import PEAKS
 from bench.peers.enseada import Enseada
 from bench.running import scratch
@@ -40,9 +40,12 @@ def run(
     rounds: int = 3,
     workers: int = 1,
     scale: float = 1.0,
+    command: str = "",
     tell: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Run ``scenario`` beside ``peer``. ``tell`` gets a line now and then about how far it is.
+
+    ``command``: what measures the same again, for the outcome to tell.
 
     Raises CannotMeasure. Interrupted: what was started is ended, and the data is removed.
     """
@@ -76,6 +79,7 @@ def run(
         ("goal", scenario.goal),
         ("load", scenario.settings(settings)),
         ("rounds", f"{rounds}, in turn; {workers} core{'s' * (workers > 1)} for each side; scale {scale:g}"),
+        *([(AGAIN, command)] if command else []),
     )
     notes += [SHARED_BUFFERS] if any(_has_buffers(each.figure) for each in figures) else []
     notes += [note for side, given in zip(sides, measured, strict=True) for note in _notes(side, given)]

@@ -35,7 +35,10 @@ def test_the_page(tmp_path: Path) -> None:
     )
     assert "| memory at the peak | MiB | 33.3 (33.3 to 33.3) | - | - | - |\n" in text
     assert "![oci-small, enseada and floor](benchmarks/oci-small-floor.svg)\n" in text
-    assert "- machine: two cores\n- versions: enseada 1; distribution 2\n- enseada: the load itself took 1 s\n" in text
+    assert (
+        "- machine: two cores\n- versions: enseada 1; distribution 2\n"
+        "- again: `python -m bench run oci-small --rounds 5`\n- enseada: the load itself took 1 s\n"
+    ) in text
 
 
 def test_it_is_stable(tmp_path: Path) -> None:

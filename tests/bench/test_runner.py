@@ -6,19 +6,20 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
 import pytest
 from click.testing import CliRunner
 
-from bench import runner
+from bench import records, runner
 from bench.authorize import authorization
 from bench.cli import main
 from bench.errors import CannotMeasure
@@ -242,9 +243,59 @@ def test_the_commands(tmp_path: Path) -> None:
     assert [each["figure"] for each in figures] == [each.name for each in Push.figures]
     assert {*figures[0]} == {"scenario", "figure", "unit", "ours", "theirs", "ratio", "better"}
 
+    again = f"python -m bench run oci-push --peer floor --rounds 1 --scale {TINY}"
+    assert said.endswith(f"\nagain: {again}\n")
+    (outcome,) = records.read(file)
+    assert ("again", again) in outcome.about
+
     code, said = invoke("report", "--page", str(page), str(file))
     assert code == 0, said
     assert said.splitlines() == [str(page), str(tmp_path / "benchmarks" / "oci-push-floor.svg")]
+
+
+def test_the_command_of_a_run_has_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCENARIOS, "turns", Turns())
+    with serving() as registry:
+        url = f"http://me:secret@127.0.0.1:{registry.port}"
+        _, said = invoke("run", "turns", "--peer-url", url, "--peer-pid", str(os.getpid()), "--workers", "2")
+    assert "\nagain: python -m bench run turns --peer-url URL --peer-pid PID --workers 2\n" in said
+    assert "secret" not in said
+
+
+def test_a_file_that_cannot_be_written_costs_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = Turns()
+    monkeypatch.setitem(SCENARIOS, "turns", scenario)
+    code, said = invoke("run", "turns", "--json", "/nowhere/at/all.json")
+    assert code == 1
+    assert "/nowhere/at/all.json: No such file" in said
+    assert scenario.servers == []
+
+
+def test_a_run_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tmp_path / "old.json"
+    old.write_text("old")
+    for name in ("old.json", "new.json"):
+        monkeypatch.setitem(SCENARIOS, "turns", Turns(fail_at=1))
+        code, said = invoke("run", "turns", "--json", str(tmp_path / name))
+        assert (code, "the sky fell" in said) == (1, True)
+    assert list(tmp_path.glob("*.json")) == [old]
+    assert old.read_text() == "old"
+
+
+def test_a_table_is_shown_before_its_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+
+    def measure(server: Server, run: Run, number: int) -> Round:
+        shutil.rmtree(folder, ignore_errors=True)
+        return Round({})
+
+    scenario = Turns()
+    scenario.measure = measure  # type: ignore[method-assign]
+    monkeypatch.setitem(SCENARIOS, "turns", scenario)
+    code, said = invoke("run", "turns", "--rounds", "1", "--json", str(folder / "some.json"))
+    assert code == 1
+    assert said.index("turns: enseada and other") < said.index("No such file or directory")
 
 
 @pytest.mark.parametrize(
@@ -276,7 +327,7 @@ def is_gone(process: psutil.Process) -> bool:
     return False
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_all_that_was_started(sign: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench", "run", "start", "--peer", "distribution", "--rounds", "1000"]
     env = os.environ | {"TMPDIR": str(tmp_path)}
@@ -297,6 +348,53 @@ def test_a_signal_ends_all_that_was_started(sign: signal.Signals, tmp_path: Path
         assert list(tmp_path.iterdir()) == []
     finally:
         process.kill()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_as_a_program_starts_ends_it_too(
+    sign: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    really = subprocess.Popen
+
+    def start(*arguments: Any, **more: Any) -> subprocess.Popen[bytes]:
+        started.append(really(*arguments, **more))
+        os.kill(os.getpid(), sign)
+        return started[-1]
+
+    def end(*_: object) -> NoReturn:
+        raise SystemExit
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    before = signal.signal(sign, end)
+    try:
+        with pytest.raises(SystemExit), program([sys.executable, "-c", "input()"], tmp_path / "log"):
+            pass
+        (process,) = started
+        assert process.returncode is not None
+    finally:
+        signal.signal(sign, before)
+        for each in started:
+            each.kill()
+            each.wait()
+
+
+def test_a_hangup_that_nobody_wants_stays_unheard(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[object] = []
+
+    def measure(server: Server, run: Run, number: int) -> Round:
+        heard.append(signal.getsignal(signal.SIGHUP))
+        return Round({})
+
+    scenario = Turns()
+    scenario.measure = measure  # type: ignore[method-assign]
+    monkeypatch.setitem(SCENARIOS, "turns", scenario)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        invoke("run", "turns", "--rounds", "1")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert heard == [signal.SIG_IGN] * 2
 
 
 def test_what_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
