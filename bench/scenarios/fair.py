@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bench.accounts import PAGE_BYTES
 from bench.errors import CannotMeasure
 from bench.figures import Figure, percentile
-from bench.image import MANIFEST_TYPE, Image, blob_path, hold, image, manifest_path, push
+from bench.image import MANIFEST_TYPE, Image, blob_path, check_manifest, hold, image, manifest_path, push
 from bench.load import program
 from bench.measure import PEAKS, measuring, peaks
 from bench.peers import REGISTRIES
@@ -68,6 +68,7 @@ class Fair(Scenario):
         if free < 2 * _bytes(run):
             raise CannotMeasure(f"{_bytes(run) / 2**30:.1f} GiB are to be pushed, and {free / 2**30:.1f} GiB are free")
         hold(server, [_held(), image("warm", PUSHES, LEAST_LAYER)], PUSHES)
+        check_manifest(server, _held())
 
     def measure(self, server: Server, run: Run, number: int) -> Round:
         """See `Scenario`."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench.errors import CannotMeasure
 from bench.figures import Figure
-from bench.image import MANIFEST_TYPE, Image, hold, image, manifest_path
+from bench.image import MANIFEST_TYPE, Image, check_manifest, hold, image, manifest_path
 from bench.load import small
 from bench.load.small import Requests
 from bench.measure import PEAKS, Usage, measuring, peaks
@@ -44,6 +44,7 @@ class Small(Scenario):
     def prepare(self, server: Server, run: Run) -> None:
         """See `Scenario`."""
         hold(server, [small_image()])
+        check_manifest(server, small_image())
         for kind in KINDS:
             requests = requests_of(kind, server)
             status, _, _ = get(server.port, requests.target, dict(requests.headers))

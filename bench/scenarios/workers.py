@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.figures import Figure, percentile
 from bench.floors import spin
-from bench.image import MANIFEST_TYPE, Image, hold, image, manifest_path, push
+from bench.image import MANIFEST_TYPE, Image, check_manifest, hold, image, manifest_path, push
 from bench.load import program, small
 from bench.measure import PEAKS, Usage, measuring, peaks
 from bench.peers import REGISTRIES
@@ -77,6 +77,7 @@ class Workers(Scenario):
     def prepare(self, server: Server, run: Run) -> None:
         """See `Scenario`."""
         hold(server, [small_image()])
+        check_manifest(server, small_image())
         for kind in KINDS:
             small.run(requests_of(kind, server), server.port, seconds=WARM_SECONDS, connections=CONNECTIONS)
         push(server, [_pushed("warm", run)], PUSH_CONNECTIONS)

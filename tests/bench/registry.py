@@ -67,7 +67,9 @@ class Handler(BaseHTTPRequestHandler):
         """Also HEAD."""
         self._see()
         name = self.path.rpartition("/")[2]
-        content = b"{}" if self.path == "/v2/" else self.registry.blobs.get(name, self.registry.manifests.get(name))
+        manifests = {f"sha256:{hashlib.sha256(each).hexdigest()}": each for each in self.registry.manifests.values()}
+        held = manifests | self.registry.manifests | self.registry.blobs
+        content = b"{}" if self.path == "/v2/" else held.get(name)
         if content is None:
             self._answer(404, b"none")
             return

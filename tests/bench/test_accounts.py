@@ -62,6 +62,18 @@ def test_cpu_that_was_burnt() -> None:
     assert usage.wall >= 0.3
 
 
+def test_cpu_of_less_than_a_tick() -> None:
+    work = "thread = threading.Thread(target=burn, args=[0.004]); thread.start(); thread.join()"
+    source = f"import threading{BURN}print(flush=True); input(); {work}; print(flush=True); input()"
+    with child(source) as process:
+        ready(process)
+        with measuring(Tree(process.pid), memory=False) as usage:
+            go_on(process)
+            ready(process)
+    assert 0.004 <= usage.cpu < 0.1
+    assert usage.cpu / TICK != pytest.approx(round(usage.cpu / TICK), abs=1e-7)
+
+
 @pytest.mark.parametrize(
     "start",
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,15 @@ import pytest
 from bench import coldness, machine
 from bench.accounts import Tree
 from bench.errors import CannotMeasure
-from bench.scenario import Run
+from bench.image import check_manifest, hold, manifest_path, small_image
+from bench.scenario import Run, Scenario
 from bench.scenarios import oci_pull
+from bench.scenarios.fair import Fair
 from bench.scenarios.oci_idle import Idle
 from bench.scenarios.oci_pull import Pull
+from bench.scenarios.oci_slow_uploads import LEAST_SECONDS, SlowUploads
+from bench.scenarios.oci_small import Small
+from bench.scenarios.workers import Workers
 from bench.server import Server
 from tests.bench.registry import Registry, Seen, serving, unread
 
@@ -75,6 +81,34 @@ def test_socket_buffers_of_idle_connections(registry: Registry, tmp_path: Path) 
     connections = len(registry.requests)
     each = values["memory per connection, PSS and socket buffers"] - values["memory per connection, PSS"]
     assert each * 1024 > sum(sent) / 4 / connections > 0
+
+
+@pytest.mark.parametrize("scenario", [Small(), Fair(), Workers()], ids=lambda scenario: scenario.name)
+def test_manifests_are_checked_before_they_are_measured(
+    scenario: Scenario, registry: Registry, tmp_path: Path
+) -> None:
+    registry.corrupt = True
+    with pytest.raises(CannotMeasure, match="answers other bytes than it should to /v2/bench/image/manifests/"):
+        scenario.prepare(server(registry), Run(tmp_path, scale=TINY))
+
+
+def test_manifests_are_asked_for_by_tag_and_by_digest(registry: Registry) -> None:
+    held = small_image("held", 1)
+    hold(server(registry), [held])
+    registry.requests.clear()
+    check_manifest(server(registry), held)
+    assert [seen.target for seen in registry.requests] == [manifest_path(held.tag), manifest_path(held.digest)]
+    registry.manifests.clear()
+    with pytest.raises(CannotMeasure, match="tiny answers 404 to"):
+        check_manifest(server(registry), held)
+
+
+def test_the_rate_of_slow_uploads(registry: Registry, tmp_path: Path) -> None:
+    began = time.perf_counter()
+    values = SlowUploads().measure(server(registry), Run(tmp_path, scale=TINY), 1).values
+    wall = time.perf_counter() - began
+    received = sum(len(content) for content in registry.uploads.values()) / 2**20
+    assert received / wall <= values["rate of receiving"] <= received / LEAST_SECONDS
 
 
 def test_a_download_is_checked_before_it_is_measured(registry: Registry, tmp_path: Path) -> None:
