@@ -75,7 +75,10 @@ class Small(Scenario):
     def settings(self, run: Run) -> str:
         """See `Scenario`."""
         seconds = max(1, round(SECONDS * run.scale))
-        return f"{small.versions()}, {CONNECTIONS} keep-alive connections, {seconds} s of each kind of request a round"
+        return (
+            f"{small.wrk_version()} and, for HEAD, hey, {CONNECTIONS} keep-alive connections, {seconds} s of each kind "
+            f"of request a round"
+        )
 
 
 def small_image() -> Image:

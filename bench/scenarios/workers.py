@@ -107,9 +107,9 @@ class Workers(Scenario):
     def settings(self, run: Run) -> str:
         """See `Scenario`."""
         return (
-            f"{small.versions()}, {CONNECTIONS} keep-alive connections; pushes as in oci-push; {WRITERS} connections "
-            f"that write one tag after the other for {_seconds(run):.0f} s, to a server of their own: {MANY} workers, "
-            f"or one-worker again"
+            f"{small.wrk_version()}, {CONNECTIONS} keep-alive connections; pushes as in oci-push; {WRITERS} "
+            f"connections that write one tag after the other for {_seconds(run):.0f} s, to a server of their own: "
+            f"{MANY} workers, or one-worker again"
         )
 
 

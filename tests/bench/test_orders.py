@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ import pytest
 
 from bench import coldness, machine
 from bench.accounts import Tree
+from bench.cache import PATH
 from bench.errors import CannotMeasure
 from bench.image import check_manifest, hold, manifest_path, small_image
 from bench.scenario import Run, Scenario
@@ -37,6 +39,12 @@ CONNECTIONS = 8
 def registry() -> Iterator[Registry]:
     with serving() as registry:
         yield registry
+
+
+def need(*programs: str) -> None:
+    for each in programs:
+        if shutil.which(each, path=PATH) is None:
+            pytest.skip(f"{each} is not here")
 
 
 def server(registry: Registry, data: Path | None = None) -> Server:
@@ -90,6 +98,14 @@ def test_manifests_are_checked_before_they_are_measured(
     registry.corrupt = True
     with pytest.raises(CannotMeasure, match="answers other bytes than it should to /v2/bench/image/manifests/"):
         scenario.prepare(server(registry), Run(tmp_path, scale=TINY))
+
+
+def test_the_load_is_told_by_the_programs_that_make_it(tmp_path: Path) -> None:
+    need("wrk")
+    assert "HEAD, hey" in Small().settings(Run(tmp_path))
+    told = Workers().settings(Run(tmp_path))
+    assert told.startswith("wrk")
+    assert "hey" not in told
 
 
 def test_manifests_are_asked_for_by_tag_and_by_digest(registry: Registry) -> None:

@@ -315,6 +315,27 @@ def test_what_goes_wrong_is_a_sentence_and_a_code(arguments: list[str], code: in
     assert said in text
 
 
+@pytest.mark.parametrize(
+    ("missing", "arguments"),
+    [("psutil", ["list"]), ("jwt", ["list"]), ("matplotlib", ["report", __file__]), ("click", ["list"])],
+)
+def test_without_the_extra_a_sentence_says_so(missing: str, arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError('no', name={missing!r})\n")
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "bench", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"bench: {missing} is not here: pip install '.[bench]'\n"
+
+
+def test_a_module_of_our_own_that_is_missing_is_no_matter_of_extras(tmp_path: Path) -> None:
+    (tmp_path / "psutil.py").write_text("import bench.nothing\n")
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "bench", "list"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.stderr.endswith("ModuleNotFoundError: No module named 'bench.nothing'\n")
+
+
 def is_gone(process: psutil.Process) -> bool:
     """Whether it ends soon. What has no parent any more may stay listed until the system's first process looks."""
     deadline = time.monotonic() + DEADLINE
