@@ -113,10 +113,19 @@ def test_several_processes_do_more_or_less_than_one() -> None:
     assert 0 < spin.gain(2, 0.1) < 100
 
 
-def test_steps_alone(tmp_path: Path) -> None:
+def test_steps_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    really = os.fsync
+
+    def fsync(file: int) -> None:
+        really(file)
+        synced.append(os.fstat(file).st_size)
+
+    monkeypatch.setattr(os, "fsync", fsync)
     made = blobs("alone", 2, 2 << 20, tmp_path / "cache")
     assert hash_seconds(made) > 0
     assert write_seconds(made, tmp_path) > 0
+    assert synced == [each.size for each in made]
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 

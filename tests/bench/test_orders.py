@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import time
+from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -15,14 +16,14 @@ from bench import coldness, machine
 from bench.accounts import Tree
 from bench.cache import PATH
 from bench.errors import CannotMeasure
-from bench.image import check_manifest, hold, manifest_path, small_image
+from bench.image import blob_path, check_manifest, hold, image, manifest_path, small_image
 from bench.scenario import Run, Scenario
-from bench.scenarios import oci_pull
+from bench.scenarios import fair, oci_pull, oci_small
 from bench.scenarios.fair import Fair
 from bench.scenarios.oci_idle import Idle
 from bench.scenarios.oci_pull import Pull
 from bench.scenarios.oci_slow_uploads import LEAST_SECONDS, SlowUploads
-from bench.scenarios.oci_small import Small
+from bench.scenarios.oci_small import Small, requests_of
 from bench.scenarios.workers import Workers
 from bench.server import Server
 from tests.bench.registry import Registry, Seen, serving, unread
@@ -106,6 +107,39 @@ def test_the_load_is_told_by_the_programs_that_make_it(tmp_path: Path) -> None:
     told = Workers().settings(Run(tmp_path))
     assert told.startswith("wrk")
     assert "hey" not in told
+
+
+def test_every_kind_of_small_request_is_warmed(registry: Registry, tmp_path: Path) -> None:
+    need("wrk", "hey")
+    Small().prepare(server(registry), Run(tmp_path, scale=TINY))
+    seen = Counter((seen.method, seen.target) for seen in registry.requests)
+    kinds = [requests_of(kind, server(registry)) for kind in oci_small.KINDS]
+    assert min(seen[kind.method, kind.target] for kind in kinds) > oci_small.CONNECTIONS
+
+
+@pytest.mark.parametrize(("limit", "pushed"), [(1.0, 2.0), (5.0, 5.5), (1000.0, 8.0)])
+def test_more_is_pushed_than_may_be_dirty(
+    limit: float, pushed: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fair, "dirty_limit", lambda: int(limit * 2**30))
+    run = Run(tmp_path)
+    assert fair._bytes(run) == pushed * 2**30
+    assert f"{pushed:.2f} GiB pushed on 8 connections, while {limit:.2f} GiB may be dirty" in Fair().settings(run)
+
+
+def test_readers_hang_on_while_layers_are_pushed(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fair, "dirty_limit", lambda: 1 << 30)
+    run, held = Run(tmp_path, scale=TINY), image("held", 1, 8 << 20)
+    monkeypatch.setattr(fair, "_held", lambda: held)
+    hold(server(registry), [held])
+    registry.requests.clear()
+    Fair().measure(server(registry), run, 1)
+    wanted = [(seen.method, seen.target) for seen in registry.requests]
+    reader, push = ("GET", blob_path(held.layers[0].digest)), [each for each, _ in wanted].index("POST")
+    assert wanted.count(reader) == wanted[:push].count(reader) == 64
+    assert registry.most_at_once > 1
 
 
 def test_manifests_are_asked_for_by_tag_and_by_digest(registry: Registry) -> None:
