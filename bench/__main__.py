@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-from bench.cli import main
+import sys
+
+OURS = ("bench", "enseada")
+CANNOT_RUN = 1
+
+
+def start() -> None:
+    """Run the command line; without the extra, say what is missing and how it comes here."""
+    try:
+        from bench.cli import main
+
+        main(prog_name="python -m bench")
+    except ModuleNotFoundError as reason:
+        missing = (reason.name or "").partition(".")[0]
+        if not missing or missing in OURS:
+            raise
+        print(f"bench: {missing} is not here: pip install '.[bench]'", file=sys.stderr)
+        sys.exit(CANNOT_RUN)
+
 
 if __name__ == "__main__":
-    main(prog_name="python -m bench")
+    start()

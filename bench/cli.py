@@ -5,6 +5,7 @@ One rule: the exit code says only whether it could be measured, never how good a
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from bench.server import Peer
 
 COULD_NOT_MEASURE = 1
+ROUNDS = 3
+SCALE = 1.0
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 PAGE = ROOT / "docs" / "benchmarks.md"
 
 
@@ -46,9 +50,9 @@ def list_() -> None:
     "--peer-url", metavar="URL", help="Any other OCI registry that runs: http://USER:PASSWORD@127.0.0.1:PORT."
 )
 @click.option("--peer-pid", metavar="PID", type=click.IntRange(min=1), help="The process of that registry.")
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Rounds of each side.")
+@click.option("--rounds", type=click.IntRange(min=1), default=ROUNDS, show_default=True, help="Rounds of each side.")
 @click.option("--workers", type=click.IntRange(min=1), help="Cores for each side.  [default: the scenario's]")
-@click.option("--scale", type=click.FloatRange(0, 10, min_open=True), default=1.0, help="For a quick look: below 1.")
+@click.option("--scale", type=click.FloatRange(0, 10, min_open=True), default=SCALE, help="For a quick look: below 1.")
 @click.option("--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also write the figures there.")
 def run(
     scenario: str,
@@ -63,25 +67,31 @@ def run(
     """Run one scenario and print its table."""
     if (peer_url is None) != (peer_pid is None):
         raise click.UsageError("--peer-url and --peer-pid are given together")
-    # Ended as by ctrl-C, so that what was started is ended too.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = {each: signal.getsignal(each) for each in ENDING}
+    for each in ENDING:
+        if before[each] is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(each, _end)
     try:
+        if file is not None:
+            records.check(file)
         found = scenarios.find(scenario)
         if peer_url is not None and peer_pid is not None:
             beside: Peer = Elsewhere(peer or "peer", peer_url, peer_pid)
         else:
             beside = found.peer(peer)
         cores = workers or found.workers
-        outcome = runner.run(found, beside, rounds=rounds, workers=cores, scale=scale, tell=_tell)
+        again = _again(scenario, peer, rounds, workers, scale, elsewhere=peer_url is not None)
+        outcome = runner.run(found, beside, rounds=rounds, workers=cores, scale=scale, command=again, tell=_tell)
+        click.echo(table.render(outcome), nl=False)
         if file is not None:
             records.write(outcome, file)
-        click.echo(table.render(outcome), nl=False)
     except CannotMeasure as reason:
         _fail(str(reason))
     except OSError as reason:
         _fail(f"{reason.filename or 'the machine'}: {reason.strerror}")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 @main.command()
@@ -101,6 +111,29 @@ def report(files: tuple[Path, ...], page: Path) -> None:
         _fail(str(reason))
     except OSError as reason:
         _fail(f"{reason.filename or page}: {reason.strerror}")
+
+
+def _again(
+    scenario: str, peer: str | None, rounds: int, workers: int | None, scale: float, *, elsewhere: bool
+) -> str:
+    """The command that measures the same again, as far as it is not what is done anyway; never with a password."""
+    words = ["python", "-m", "bench", "run", scenario]
+    if peer is not None:
+        words += ["--peer", shlex.quote(peer)]
+    if elsewhere:
+        words += ["--peer-url", "URL", "--peer-pid", "PID"]
+    if rounds != ROUNDS:
+        words += ["--rounds", str(rounds)]
+    if workers is not None:
+        words += ["--workers", str(workers)]
+    if scale != SCALE:
+        words += ["--scale", f"{scale:g}"]
+    return " ".join(words)
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    """End as by ctrl-C, so that what was started is ended too."""
+    sys.exit(128 + number)
 
 
 def _tell(line: str) -> None:

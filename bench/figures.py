@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 KINDS = ("CPU", "wall", "memory", "rate")
+AGAIN = "again"
+"""The name of the line about an outcome that is the command which measures it again."""
 Better = Literal["lower", "higher"]
 
 

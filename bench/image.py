@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http.client
 import json
 import secrets
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from urllib.parse import quote
 from bench.cache import Blob, blobs
 from bench.errors import CannotMeasure
 from bench.load import program
+from bench.running import get
 from bench.server import REPOSITORY, header_lines
 
 if TYPE_CHECKING:
@@ -130,6 +132,20 @@ def hold(server: Server, images: Sequence[Image], connections: int = 2) -> None:
             _place(server.data / blob_path(blob.digest).lstrip("/"), blob.content())
         for reference in (each.tag, each.digest):
             _place(server.data / manifest_path(reference).lstrip("/"), each.manifest)
+
+
+def check_manifest(server: Server, held: Image) -> None:
+    """Whether ``server`` answers the manifest's own bytes, by its tag and by its digest. Raises CannotMeasure."""
+    fields = dict(header_lines(server, [("Accept", MANIFEST_TYPE)]))
+    for reference in (held.tag, held.digest):
+        try:
+            status, _, content = get(server.port, manifest_path(reference), fields)
+        except (OSError, http.client.HTTPException) as reason:
+            raise CannotMeasure(f"{server.name} does not answer {manifest_path(reference)}: {reason!r}") from None
+        if status != 200:
+            raise CannotMeasure(f"{server.name} answers {status} to {manifest_path(reference)}")
+        if "sha256:" + hashlib.sha256(content).hexdigest() != held.digest:
+            raise CannotMeasure(f"{server.name} answers other bytes than it should to {manifest_path(reference)}")
 
 
 def blob_path(digest: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from bench.accounts import socket_buffers
 from bench.errors import CannotMeasure
+from bench.figures import Figure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,11 +34,24 @@ class Usage:
     cpu: float = 0.0
     """CPU seconds, user and system, of the whole tree."""
     memory: int = 0
-    """Bytes: the peak of PSS together with what socket buffers grew by."""
+    """Bytes: the peak of PSS together with what socket buffers grew by, those of the whole machine."""
     pss: int = 0
     """Bytes: the peak of PSS alone."""
     memory_before: int = 0
     """Bytes: PSS when it began."""
+
+
+PEAKS = (Figure("memory at the peak", "MiB"), Figure("memory at the peak, PSS", "MiB"))
+"""The figures that every scenario has which looks at memory; the first with socket buffers."""
+
+
+def peaks(*usages: Usage) -> dict[str, float]:
+    """The values of `PEAKS`, of several measurements the largest."""
+    whole, alone = PEAKS
+    return {
+        whole.name: max(each.memory for each in usages) / 2**20,
+        alone.name: max(each.pss for each in usages) / 2**20,
+    }
 
 
 @contextmanager

@@ -37,6 +37,15 @@ def rows(outcome: Outcome) -> list[dict[str, Any]]:
     ]
 
 
+def check(path: Path) -> None:
+    """Whether `write` could write to ``path``, of which nothing is left that was not there. Raises OSError."""
+    for each in (path, beside(path)):
+        there = each.exists()
+        each.open("ab").close()
+        if not there:
+            each.unlink()
+
+
 def write(outcome: Outcome, path: Path) -> None:
     """Write the list to ``path``, and the rounds beside it. Raises OSError."""
     _dump(rows(outcome), path)
@@ -60,11 +69,20 @@ def write(outcome: Outcome, path: Path) -> None:
 
 
 def read(path: Path) -> list[Outcome]:
-    """The outcomes in a file that `write` wrote; a list alone gives its medians. Raises CannotMeasure."""
+    """The outcomes in a file that `write` wrote; a list alone gives its medians. Raises CannotMeasure.
+
+    Rounds are believed only where their medians are those of the list, which may be newer. A file of rounds gives
+    nothing: its figures come with the list.
+    """
+    if path.name.endswith(BESIDE):
+        return []
     try:
+        listed = json.loads(path.read_text())
         if beside(path).exists():
-            return [_outcome(json.loads(beside(path).read_text()))]
-        return _from_rows(json.loads(path.read_text()))
+            outcome = _outcome(json.loads(beside(path).read_text()))
+            if rows(outcome) == listed:
+                return [outcome]
+        return _from_rows(listed, path.name.removesuffix(".json"))
     except (OSError, ValueError, KeyError, TypeError) as reason:
         raise CannotMeasure(f"{path} holds no figures of a benchmark: {reason!r}") from None
 
@@ -95,10 +113,14 @@ def _outcome(data: Any) -> Outcome:
     return Outcome(data["scenario"], data["peer"], figures, about, tuple(map(str, data["notes"])))
 
 
-def _from_rows(data: Any) -> list[Outcome]:
+def _from_rows(data: Any, name: str) -> list[Outcome]:
+    """``name``: of the file, which is all that may tell of the peer: ``oci-push-floor``."""
     found: dict[str, list[Compared]] = {}
     for each in data:
         ours, theirs = (() if each[side] is None else (float(each[side]),) for side in ("ours", "theirs"))
         figure = Figure(each["figure"], each["unit"], each["better"])
         found.setdefault(each["scenario"], []).append(Compared(figure, ours, theirs))
-    return [Outcome(scenario, "peer", tuple(figures), ()) for scenario, figures in found.items()]
+    return [
+        Outcome(scenario, name.removeprefix(scenario).strip("-") or "peer", tuple(figures), ())
+        for scenario, figures in found.items()
+    ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench import plots
 from bench.errors import CannotMeasure
-from bench.figures import Summary
+from bench.figures import AGAIN, Summary
 from bench.table import NOTHING, number
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ uses: `docker-registry`, `nginx-light`, `wrk`, `hey`, `strace`, and Go for the p
   check a bearer token and decide what it allows at each request, and write one line or more about it into a file; nginx
   and `floor` check nothing.
 - CPU is user and system time of the whole tree of processes, of those that ended too. Memory is the peak of PSS, looked
-  at ten times a second, with what the kernel's socket buffers grew by (the load's are among them, on both sides alike).
+  at ten times a second, with what the kernel's socket buffers grew by (those of the whole machine: the load's are
+  among them, on both sides alike), and PSS alone beside it.
 - The load runs on the same machine, in processes of its own, and what it takes itself is told under each table. Bodies
   leave by sendfile; bytes that are pushed are new in each round; bytes that are downloaded are thrown away in the
   kernel, after they were downloaded once and their digests were right.
@@ -48,12 +49,14 @@ uses: `docker-registry`, `nginx-light`, `wrk`, `hey`, `strace`, and Go for the p
 """
 FOLDER = "benchmarks"
 """Of the plots, beside the page."""
+PLOT = re.compile(rf"^!\[[^]]*\]\({FOLDER}/([a-z0-9-]+)\.svg\)$", re.MULTILINE)
+"""As a section shows its own."""
 
 
 def write(outcomes: Sequence[Outcome], page: Path) -> list[Path]:
     """Write the page and its plots; the paths of all that was written. Raises CannotMeasure, OSError.
 
-    Plots that no outcome names are removed.
+    Plots that the page had before, and has no more, are removed; nothing is touched where the page has no place.
     """
     if not outcomes:
         raise CannotMeasure("there is nothing to report")
@@ -62,19 +65,19 @@ def write(outcomes: Sequence[Outcome], page: Path) -> list[Path]:
         if _slug(each) in known:
             raise CannotMeasure(f"{each.scenario} beside {each.peer} is there twice")
         known[_slug(each)] = each
-    page.parent.mkdir(parents=True, exist_ok=True)
+    made = "\n".join(line for slug, outcome in known.items() for line in _section(slug, outcome))
+    old = page.read_text() if page.exists() else f"{INTRODUCTION}{BEGIN}\n{END}\n"
+    text = replace(old, made)
     folder = page.parent / FOLDER
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     written = [page]
-    for stale in folder.glob("*.svg"):
-        if stale.stem not in known:
-            stale.unlink()
     for slug, outcome in known.items():
         written.append(folder / f"{slug}.svg")
         written[-1].write_bytes(plots.draw(outcome))
-    made = "\n".join(line for slug, outcome in known.items() for line in _section(slug, outcome))
-    text = page.read_text() if page.exists() else f"{INTRODUCTION}{BEGIN}\n{END}\n"
-    page.write_text(replace(text, made))
+    page.write_text(text)
+    for slug in PLOT.findall(old.partition(BEGIN)[2].partition(END)[0]):
+        if slug not in known:
+            (folder / f"{slug}.svg").unlink(missing_ok=True)
     return written
 
 
@@ -104,7 +107,7 @@ def _section(slug: str, outcome: Outcome) -> Iterator[str]:
     yield "Medians, with minimum and maximum."
     yield ""
     for name, text in outcome.about:
-        yield f"- {name}: {text}"
+        yield f"- {name}: `{text}`" if name == AGAIN else f"- {name}: {text}"
     for note in outcome.notes:
         yield f"- {note}"
     yield ""

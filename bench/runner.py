@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from bench import machine, memory
 from bench.errors import CannotMeasure
-from bench.figures import Outcome, compare
+from bench.figures import AGAIN, Outcome, compare
+from bench.measure import PEAKS
 from bench.peers.enseada import Enseada
 from bench.running import scratch
 from bench.scenario import Run
@@ -20,11 +21,16 @@ from bench.table import number as shown
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from bench.figures import Figure
     from bench.scenario import Round, Scenario, Side
     from bench.server import Peer, Server
 
 FULL_SCALE = 1.0
 """Below it figures say little, and nothing is done that takes long."""
+SHARED_BUFFERS = (
+    "memory: PSS is the server's alone; socket buffers are counted by the kernel for the whole machine, so that the "
+    "load's are among them, and those of anybody else"
+)
 
 
 def run(
@@ -34,9 +40,12 @@ def run(
     rounds: int = 3,
     workers: int = 1,
     scale: float = 1.0,
+    command: str = "",
     tell: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Run ``scenario`` beside ``peer``. ``tell`` gets a line now and then about how far it is.
+
+    ``command``: what measures the same again, for the outcome to tell.
 
     Raises CannotMeasure. Interrupted: what was started is ended, and the data is removed.
     """
@@ -47,6 +56,7 @@ def run(
     measured: tuple[list[Round], list[Round]] = ([], [])
     with scratch() as folder, ExitStack() as stack:
         settings = Run(folder, rounds, workers, scale)
+        described, notes = machine.describe(folder), machine.caveats(folder)
         full = scenario.moves_much and scale >= FULL_SCALE and memory.is_taken_back()
         fill = stack.enter_context(memory.cache(folder)) if full else lambda: None
         sides: list[Side] = []
@@ -62,16 +72,22 @@ def run(
     our, their = map(_server, sides)
     filled = "; free memory filled with cache before each round" if full else ""
     about = (
-        ("machine", f"{machine.describe()}; {busy}{filled}"),
+        ("machine", f"{described}; {busy}{filled}"),
         ("versions", f"{our.version}; {their.version}"),
         (our.name, our.settings),
         (their.name, their.settings),
         ("goal", scenario.goal),
         ("load", scenario.settings(settings)),
         ("rounds", f"{rounds}, in turn; {workers} core{'s' * (workers > 1)} for each side; scale {scale:g}"),
+        *([(AGAIN, command)] if command else []),
     )
-    notes = [note for side, given in zip(sides, measured, strict=True) for note in _notes(side, given)]
+    notes += [SHARED_BUFFERS] if any(_has_buffers(each.figure) for each in figures) else []
+    notes += [note for side, given in zip(sides, measured, strict=True) for note in _notes(side, given)]
     return Outcome(scenario.name, their.name, figures, about, tuple(notes))
+
+
+def _has_buffers(figure: Figure) -> bool:
+    return figure == PEAKS[0] or "socket buffers" in figure.name
 
 
 def _server(side: Side) -> Server:

@@ -17,7 +17,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from signal import SIGINT, SIGTERM
+from signal import SIGHUP, SIGINT, SIGTERM
 from typing import IO, TYPE_CHECKING, TypeAlias, TypeVar
 
 from bench.cache import PATH
@@ -112,12 +112,12 @@ def stop(process: subprocess.Popen[bytes], patience: float) -> None:
 
 @contextmanager
 def _signals_deferred() -> Iterator[None]:
-    """Let SIGINT and SIGTERM act after the block. In other threads than the main one they never act."""
+    """Let SIGINT, SIGTERM and SIGHUP act after the block. In other threads than the main one they never act."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
-    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in (SIGINT, SIGTERM)}
+    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in (SIGINT, SIGTERM, SIGHUP)}
     try:
         yield
     finally:

@@ -28,12 +28,11 @@ GRACE = 30.0
 SCRIPT = """
 wrk.method = %s
 %s
-function done(summary, latency, requests)
+function done(summary)
   local errors = summary.errors
-  io.write(string.format('bench: {"requests": %%d, "wall": %%f, "failed": %%d, "p50": %%d, "p99": %%d}\\n',
+  io.write(string.format('bench: {"requests": %%d, "wall": %%f, "failed": %%d}\\n',
     summary.requests, summary.duration / 1e6,
-    errors.connect + errors.read + errors.write + errors.status + errors.timeout,
-    latency:percentile(50), latency:percentile(99)))
+    errors.connect + errors.read + errors.write + errors.status + errors.timeout))
 end
 """
 
@@ -50,8 +49,7 @@ class Requests:
 def run(requests: Requests, port: int, *, seconds: float, connections: int) -> Told:
     """Send for ``seconds`` on keep-alive connections, from one thread.
 
-    ``more`` has the number of ``requests``, and the latencies ``p50`` and ``p99`` in microseconds. Raises
-    CannotMeasure, also where a single answer was not 200.
+    ``more`` has the number of ``requests``. Raises CannotMeasure, also where a single answer was not 200.
     """
     duration = max(1, round(seconds))  # both count in whole seconds
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -96,24 +94,19 @@ def parse_hey(said: str) -> dict[str, Any]:
     failures = re.findall(r"^\s*\[(\d+)\]\s+(?!\d+ responses$).+$", said, re.MULTILINE)
     if total is None or not statuses:
         raise CannotMeasure(f"hey told nothing:\n{said}")
-    told: dict[str, Any] = {
+    return {
         "requests": sum(map(int, statuses.values())),
         "wall": float(total[1]),
         "failed": sum(int(count) for status, count in statuses.items() if status != "200") + sum(map(int, failures)),
     }
-    for name, share in (("p50", "50"), ("p99", "99")):
-        latency = re.search(rf"^\s*{share}%+ in ([\d.]+) secs$", said, re.MULTILINE)
-        if latency is not None:
-            told[name] = round(float(latency[1]) * 1e6)
-    return told
 
 
 @cache
-def versions() -> str:
-    """``wrk 4.1.0 and hey``; hey does not tell its version."""
+def wrk_version() -> str:
+    """``wrk 4.1.0``. What sends HEADs, hey, does not tell its version."""
     done = subprocess.run(["wrk", "-v"], env=clean_environment(), capture_output=True, text=True, check=False)
     words = done.stdout.split()
-    return f"wrk {words[1].rpartition('/')[2]} and, for HEAD, hey" if len(words) > 1 else "wrk and, for HEAD, hey"
+    return f"wrk {words[1].rpartition('/')[2]}" if len(words) > 1 else "wrk"
 
 
 def _lua(text: str) -> str:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from bench.accounts import PAGE_BYTES
 from bench.errors import CannotMeasure
 from bench.figures import Figure, percentile
-from bench.image import MANIFEST_TYPE, Image, blob_path, hold, image, manifest_path, push
+from bench.image import MANIFEST_TYPE, Image, blob_path, check_manifest, hold, image, manifest_path, push
 from bench.load import program
-from bench.measure import measuring
+from bench.measure import PEAKS, measuring, peaks
 from bench.peers import REGISTRIES
 from bench.scenario import Round, Run, Scenario
 from bench.server import header_lines
@@ -56,7 +56,7 @@ class Fair(Scenario):
         Figure("wall of a small GET, p99 without other load", "ms"),
         Figure("rate of pushing meanwhile", "MiB/s", "higher"),
         Figure("CPU per GiB pushed meanwhile", "s"),
-        Figure("memory at the peak", "MiB"),
+        *PEAKS,
     )
     peers = REGISTRIES
     moves_much = True
@@ -68,6 +68,7 @@ class Fair(Scenario):
         if free < 2 * _bytes(run):
             raise CannotMeasure(f"{_bytes(run) / 2**30:.1f} GiB are to be pushed, and {free / 2**30:.1f} GiB are free")
         hold(server, [_held(), image("warm", PUSHES, LEAST_LAYER)], PUSHES)
+        check_manifest(server, _held())
 
     def measure(self, server: Server, run: Run, number: int) -> Round:
         """See `Scenario`."""
@@ -99,7 +100,7 @@ class Fair(Scenario):
             "wall of a small GET, p99 without other load": percentile(quiet, 0.99) * 1e3,
             "rate of pushing meanwhile": total / told.wall / 2**20,
             "CPU per GiB pushed meanwhile": usage.cpu / total * 2**30,
-            "memory at the peak": usage.memory / 2**20,
+            **peaks(usage),
         }
         asides = {"small GETs a round": float(len(waits))}
         return Round(values, told.cpu + probed.cpu + read.cpu, usage.cpu, asides)

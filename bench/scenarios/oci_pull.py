@@ -8,7 +8,7 @@ from bench.coldness import make_cold
 from bench.figures import Figure
 from bench.image import Image, blob_path, hold, image
 from bench.load import program
-from bench.measure import measuring
+from bench.measure import PEAKS, Usage, measuring, peaks
 from bench.peers import NGINX, REGISTRIES
 from bench.peers.floor import SOURCE
 from bench.scenario import Round, Run, Scenario
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from bench.server import Server
 
 TOTAL_BYTES = 1 << 30
-LAYERS = 16
-LEAST_LAYER = 1 << 20
 MANY = 64
+LAYERS = MANY
+"""A layer for each of many clients: what one reads from the disk, no other finds in memory."""
+LEAST_LAYER = 256 << 10
 KINDS = (("warm", 1), ("warm", MANY), ("cold", 1), ("cold", MANY))
 
 
@@ -30,15 +31,15 @@ def _words(clients: int) -> str:
 
 
 class Pull(Scenario):
-    """All layers by one client after another, and by 64 clients of which each takes one."""
+    """All layers by one client after another, and by 64 clients of which each takes another one."""
 
     name = "oci-pull"
-    about = "1 GiB in 16 layers: CPU per GiB of downloads, cold and warm, 1 and 64 clients"
+    about = "1 GiB in 64 layers: CPU per GiB of downloads, cold and warm, 1 and 64 clients"
     goal = "2 times less CPU than distribution, at most 1.5 times nginx"
     figures = (
         *(Figure(f"CPU per GiB {state}, {_words(clients)}", "s") for state, clients in KINDS),
         *(Figure(f"rate {state}, {_words(clients)}", "MiB/s", "higher") for state, clients in KINDS),
-        Figure("memory at the peak", "MiB"),
+        *PEAKS,
     )
     peers = (*REGISTRIES, NGINX, SOURCE)
     moves_much = True
@@ -53,7 +54,8 @@ class Pull(Scenario):
         """See `Scenario`."""
         pulled = _image(run)
         values = {}
-        load_cpu = server_cpu = memory = 0.0
+        usages: list[Usage] = []
+        load_cpu = server_cpu = 0.0
         for state, clients in KINDS:
             if state == "cold":
                 if server.data is None:
@@ -61,22 +63,22 @@ class Pull(Scenario):
                 make_cold(server.data)
             with measuring(server.tree) as usage:
                 told = _pull(server, pulled, clients, check=False)
-            total = sum(layer.size for layer in pulled.layers) * max(1, clients // LAYERS) / 2**30
+            total = sum(layer.size for layer in pulled.layers) / 2**30
             values[f"CPU per GiB {state}, {_words(clients)}"] = usage.cpu / total
             values[f"rate {state}, {_words(clients)}"] = total * 1024 / told.wall
             load_cpu += told.cpu
             server_cpu += usage.cpu
-            memory = max(memory, usage.memory)
-        values["memory at the peak"] = memory / 2**20
-        return Round(values, load_cpu, server_cpu)
+            usages.append(usage)
+        return Round({**values, **peaks(*usages)}, load_cpu, server_cpu)
 
     def settings(self, run: Run) -> str:
         """See `Scenario`."""
         size = _layer_bytes(run) / 2**20
         return (
-            f"a lean client of the harness's own (epoll, bytes thrown away in the kernel), {LAYERS} layers of "
-            f"{size:.0f} MiB: one client takes them all, {MANY} take one each; cold: dropped from the page cache. "
-            f"All were downloaded once before and their digests were right"
+            f"a lean client of the harness's own (epoll, bytes thrown away in the kernel), {LAYERS} different "
+            f"layers of {size:g} MiB: one client takes them all, {MANY} take one each, so that none is taken "
+            f"twice; cold: all were dropped from the page cache just before. All were downloaded once at the start and "
+            f"their digests were right"
         )
 
 
@@ -89,12 +91,11 @@ def _layer_bytes(run: Run) -> int:
 
 
 def _pull(server: Server, pulled: Image, clients: int, *, check: bool) -> Told:
-    times = max(1, clients // LAYERS)
     orders = {
         "port": server.port,
         "fields": header_lines(server),
         "connections": clients,
         "check": check,
-        "downloads": [{"target": blob_path(each.digest), "digest": each.digest} for each in pulled.layers] * times,
+        "downloads": [{"target": blob_path(each.digest), "digest": each.digest} for each in pulled.layers],
     }
     return program.run("pull", orders)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bench.figures import Figure
 from bench.floors.alone import hash_seconds, write_seconds
 from bench.image import image, push
-from bench.measure import measuring
+from bench.measure import PEAKS, measuring, peaks
 from bench.peers import REGISTRIES
 from bench.peers.floor import SINK
 from bench.scenario import Round, Run, Scenario
@@ -35,7 +35,7 @@ class Push(Scenario):
         Figure("wall per push", "s"),
         Figure("CPU per GiB pushed", "s"),
         Figure("rate of pushing", "MiB/s", "higher"),
-        Figure("memory at the peak", "MiB"),
+        *PEAKS,
     )
     peers = (*REGISTRIES, SINK)
     moves_much = True
@@ -54,7 +54,7 @@ class Push(Scenario):
             "wall per push": told.wall,
             "CPU per GiB pushed": usage.cpu / total * 2**30,
             "rate of pushing": total / told.wall / 2**20,
-            "memory at the peak": usage.memory / 2**20,
+            **peaks(usage),
         }
         return Round(values, told.cpu, usage.cpu, _steps(server, run, pushed))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench.figures import Figure
 from bench.image import push, small_image
-from bench.measure import measuring
+from bench.measure import PEAKS, measuring, peaks
 from bench.peers import REGISTRIES
 from bench.scenario import Round, Run, Scenario
 from bench.syscalls import SYNCS, counting
@@ -36,7 +36,7 @@ class PushSmall(Scenario):
         Figure("rate of blobs", "1/s", "higher"),
         Figure("rate of fsyncs per blob", "1"),
         Figure("rate of document writes per blob", "1"),
-        Figure("memory at the peak", "MiB"),
+        *PEAKS,
     )
     peers = REGISTRIES
     moves_much = True
@@ -56,7 +56,7 @@ class PushSmall(Scenario):
             "wall per push of all": told.wall,
             "CPU per blob": usage.cpu / blobs * 1e3,
             "rate of blobs": blobs / told.wall,
-            "memory at the peak": usage.memory / 2**20,
+            **peaks(usage),
         }
         if server.documents is not None:
             values["rate of document writes per blob"] = (server.documents() - documents) / blobs

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench.figures import Figure
 from bench.load import program
-from bench.measure import measuring
+from bench.measure import PEAKS, measuring, peaks
 from bench.peers import REGISTRIES
 from bench.scenario import Round, Run, Scenario
 from bench.server import REPOSITORY, header_lines
@@ -20,6 +20,8 @@ RATE = 20 * 1024
 """Bytes a second of each."""
 INTERVAL = 0.2
 """Seconds between two pieces."""
+PIECE = round(RATE * INTERVAL)
+"""Bytes."""
 SECONDS = 30.0
 LEAST_SECONDS = 2.0
 RAMP = 4.0
@@ -36,8 +38,9 @@ class SlowUploads(Scenario):
     figures = (
         Figure("memory per upload, PSS", "KiB"),
         Figure("memory per upload, PSS and socket buffers", "KiB"),
-        Figure("memory at the peak", "MiB"),
+        *PEAKS,
         Figure("CPU per GiB received", "s"),
+        Figure("rate of receiving", "MiB/s", "higher"),
         Figure("CPU share of a core while they run", "%"),
     )
     peers = REGISTRIES
@@ -51,13 +54,15 @@ class SlowUploads(Scenario):
     def measure(self, server: Server, run: Run, number: int) -> Round:
         """See `Scenario`."""
         count, seconds = _count(run), _seconds(run)
+        total = count * _pieces(seconds) * PIECE
         with measuring(server.tree) as usage:
             told = _upload(server, run, count, seconds)
         values = {
             "memory per upload, PSS": (usage.pss - usage.memory_before) / count / 1024,
             "memory per upload, PSS and socket buffers": (usage.memory - usage.memory_before) / count / 1024,
-            "memory at the peak": usage.memory / 2**20,
-            "CPU per GiB received": usage.cpu / (count * RATE * seconds) * 2**30,
+            **peaks(usage),
+            "CPU per GiB received": usage.cpu / total * 2**30,
+            "rate of receiving": total / told.wall / 2**20,
             "CPU share of a core while they run": usage.cpu / told.wall * 100,
         }
         return Round(values, told.cpu, usage.cpu)
@@ -80,15 +85,19 @@ def _seconds(run: Run) -> float:
     return max(LEAST_SECONDS, SECONDS * run.scale)
 
 
+def _pieces(seconds: float) -> int:
+    return round(seconds / INTERVAL)
+
+
 def _upload(server: Server, run: Run, count: int, seconds: float) -> Told:
     orders = {
         "port": server.port,
         "fields": header_lines(server),
         "repository": REPOSITORY,
         "connections": count,
-        "piece": round(RATE * INTERVAL),
+        "piece": PIECE,
         "interval": INTERVAL,
-        "pieces": round(seconds / INTERVAL),
+        "pieces": _pieces(seconds),
         "ramp": RAMP * run.scale,
     }
     return program.run("slow", orders)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from bench.errors import CannotMeasure
 from bench.figures import Figure
-from bench.image import MANIFEST_TYPE, Image, hold, image, manifest_path
+from bench.image import MANIFEST_TYPE, Image, check_manifest, hold, image, manifest_path
 from bench.load import small
 from bench.load.small import Requests
-from bench.measure import measuring
+from bench.measure import PEAKS, Usage, measuring, peaks
 from bench.peers import NGINX, REGISTRIES
 from bench.running import get
 from bench.scenario import Round, Run, Scenario
@@ -37,13 +37,14 @@ class Small(Scenario):
         Figure("CPU per request, all kinds alike", "us"),
         *(Figure(f"CPU per {kind}", "us") for kind in KINDS),
         *(Figure(f"rate of {kind}", "1/s", "higher") for kind in KINDS),
-        Figure("memory at the peak", "MiB"),
+        *PEAKS,
     )
     peers = (*REGISTRIES, NGINX)
 
     def prepare(self, server: Server, run: Run) -> None:
         """See `Scenario`."""
         hold(server, [small_image()])
+        check_manifest(server, small_image())
         for kind in KINDS:
             requests = requests_of(kind, server)
             status, _, _ = get(server.port, requests.target, dict(requests.headers))
@@ -54,7 +55,8 @@ class Small(Scenario):
     def measure(self, server: Server, run: Run, number: int) -> Round:
         """See `Scenario`."""
         values, each_cpu = {}, []
-        load_cpu = server_cpu = memory = 0.0
+        usages: list[Usage] = []
+        load_cpu = server_cpu = 0.0
         for kind in KINDS:
             with measuring(server.tree) as usage:
                 told = small.run(
@@ -64,17 +66,19 @@ class Small(Scenario):
             each_cpu.append(usage.cpu / requests * 1e6)
             values[f"CPU per {kind}"] = each_cpu[-1]
             values[f"rate of {kind}"] = requests / told.wall
-            memory = max(memory, usage.memory)
+            usages.append(usage)
             load_cpu += told.cpu
             server_cpu += usage.cpu
         values["CPU per request, all kinds alike"] = sum(each_cpu) / len(each_cpu)
-        values["memory at the peak"] = memory / 2**20
-        return Round(values, load_cpu, server_cpu)
+        return Round({**values, **peaks(*usages)}, load_cpu, server_cpu)
 
     def settings(self, run: Run) -> str:
         """See `Scenario`."""
         seconds = max(1, round(SECONDS * run.scale))
-        return f"{small.versions()}, {CONNECTIONS} keep-alive connections, {seconds} s of each kind of request a round"
+        return (
+            f"{small.wrk_version()} and, for HEAD, hey, {CONNECTIONS} keep-alive connections, {seconds} s of each kind "
+            f"of request a round"
+        )
 
 
 def small_image() -> Image:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from bench.figures import Figure, percentile
 from bench.floors import spin
-from bench.image import MANIFEST_TYPE, Image, hold, image, manifest_path, push
+from bench.image import MANIFEST_TYPE, Image, check_manifest, hold, image, manifest_path, push
 from bench.load import program, small
-from bench.measure import measuring
+from bench.measure import PEAKS, Usage, measuring, peaks
 from bench.peers import REGISTRIES
 from bench.peers.enseada import Enseada
 from bench.scenario import Round, Run, Scenario, Side
@@ -47,7 +47,7 @@ class Workers(Scenario):
         Figure("wall of a document write, the longest", "ms"),
         Figure("wall of a document write, p50", "ms"),
         Figure("rate of document writes", "1/s", "higher"),
-        Figure("memory at the peak", "MiB"),
+        *PEAKS,
     )
     peers = (Enseada(name="one-worker", workers=1), *REGISTRIES)
     moves_much = True
@@ -77,6 +77,7 @@ class Workers(Scenario):
     def prepare(self, server: Server, run: Run) -> None:
         """See `Scenario`."""
         hold(server, [small_image()])
+        check_manifest(server, small_image())
         for kind in KINDS:
             small.run(requests_of(kind, server), server.port, seconds=WARM_SECONDS, connections=CONNECTIONS)
         push(server, [_pushed("warm", run)], PUSH_CONNECTIONS)
@@ -84,7 +85,8 @@ class Workers(Scenario):
     def measure(self, server: Server, run: Run, number: int) -> Round:
         """See `Scenario`."""
         values = {}
-        load_cpu = server_cpu = memory = 0.0
+        usages: list[Usage] = []
+        load_cpu = server_cpu = 0.0
         for kind in KINDS:
             with measuring(server.tree) as usage:
                 requests, seconds = requests_of(kind, server), SECONDS * run.scale
@@ -93,22 +95,21 @@ class Workers(Scenario):
             values[f"CPU per {kind}"] = usage.cpu / told.more["requests"] * 1e6
             load_cpu += told.cpu
             server_cpu += usage.cpu
-            memory = max(memory, usage.memory)
+            usages.append(usage)
         pushed = _pushed(f"workers-{number}", run)
         total = sum(layer.size for layer in pushed.layers)
         with measuring(server.tree) as usage:
             told = push(server, [pushed], PUSH_CONNECTIONS)
         values["rate of pushing"] = total / told.wall / 2**20
         values["CPU per GiB pushed"] = usage.cpu / total * 2**30
-        values["memory at the peak"] = max(memory, usage.memory) / 2**20
-        return Round(values, load_cpu + told.cpu, server_cpu + usage.cpu)
+        return Round({**values, **peaks(*usages, usage)}, load_cpu + told.cpu, server_cpu + usage.cpu)
 
     def settings(self, run: Run) -> str:
         """See `Scenario`."""
         return (
-            f"{small.versions()}, {CONNECTIONS} keep-alive connections; pushes as in oci-push; {WRITERS} connections "
-            f"that write one tag after the other for {_seconds(run):.0f} s, to a server of their own: {MANY} workers, "
-            f"or one-worker again"
+            f"{small.wrk_version()}, {CONNECTIONS} keep-alive connections; pushes as in oci-push; {WRITERS} "
+            f"connections that write one tag after the other for {_seconds(run):.0f} s, to a server of their own: "
+            f"{MANY} workers, or one-worker again"
         )
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 DEADLINE = 30.0
 
@@ -40,6 +41,8 @@ class Registry:
     answer_to_patch: int = 202
     chunked: bool = False
     """An answer to a GET tells no length."""
+    on_request: Callable[[Seen], None] = lambda _: None
+    """Called when a request has come, before it is answered."""
     patches: int = 0
     uploads: dict[str, bytes] = field(default_factory=dict)
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -64,7 +67,9 @@ class Handler(BaseHTTPRequestHandler):
         """Also HEAD."""
         self._see()
         name = self.path.rpartition("/")[2]
-        content = b"{}" if self.path == "/v2/" else self.registry.blobs.get(name, self.registry.manifests.get(name))
+        manifests = {f"sha256:{hashlib.sha256(each).hexdigest()}": each for each in self.registry.manifests.values()}
+        held = manifests | self.registry.manifests | self.registry.blobs
+        content = b"{}" if self.path == "/v2/" else held.get(name)
         if content is None:
             self._answer(404, b"none")
             return
@@ -123,6 +128,7 @@ class Handler(BaseHTTPRequestHandler):
         seen = Seen(self.command, self.path, dict(self.headers))
         with self.lock:
             self.registry.requests.append(seen)
+            self.registry.on_request(seen)
 
     def _body(self) -> bytes:
         return self.rfile.read(int(self.headers["Content-Length"]))
@@ -151,6 +157,18 @@ class Server(ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Nothing."""
+
+
+@contextmanager
+def unread(listener: socket.socket) -> Iterator[int]:
+    """A connection to ``listener`` with all that the kernel takes, and how many bytes that were; nobody reads them."""
+    with socket.create_connection(listener.getsockname()) as one:
+        one.setblocking(False)
+        sent = 0
+        with suppress(BlockingIOError):
+            while True:
+                sent += one.send(bytes(65536))
+        yield sent
 
 
 @contextmanager

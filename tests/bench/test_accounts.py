@@ -6,14 +6,15 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from bench.accounts import Tree, socket_buffers
 from bench.errors import CannotMeasure
-from bench.measure import measuring
+from bench.measure import Usage, measuring, peaks
+from tests.bench.registry import unread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,6 +60,18 @@ def test_cpu_that_was_burnt() -> None:
             ready(process)
     assert 0.3 - 2 * TICK <= usage.cpu <= 0.3 + 10 * TICK
     assert usage.wall >= 0.3
+
+
+def test_cpu_of_less_than_a_tick() -> None:
+    work = "thread = threading.Thread(target=burn, args=[0.004]); thread.start(); thread.join()"
+    source = f"import threading{BURN}print(flush=True); input(); {work}; print(flush=True); input()"
+    with child(source) as process:
+        ready(process)
+        with measuring(Tree(process.pid), memory=False) as usage:
+            go_on(process)
+            ready(process)
+    assert 0.004 <= usage.cpu < 0.1
+    assert usage.cpu / TICK != pytest.approx(round(usage.cpu / TICK), abs=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -116,15 +129,21 @@ def test_memory_at_its_peak() -> None:
 def test_socket_buffers_grow_with_what_nobody_reads() -> None:
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        before, sent = socket_buffers(), 0
-        for _ in range(CONNECTIONS):
-            one = stack.enter_context(socket.create_connection(listener.getsockname()))
-            one.setblocking(False)
-            with suppress(BlockingIOError):
-                while True:
-                    sent += one.send(b"x" * 65536)
+        before = socket_buffers()
+        sent = sum(stack.enter_context(unread(listener)) for _ in range(CONNECTIONS))
         # The kernel tells the sum of all programs on this machine: others may give some back meanwhile.
         assert socket_buffers() - before > sent / 4 > 0
+
+
+def test_memory_at_its_peak_counts_socket_buffers_beside_pss() -> None:
+    with child("print(flush=True); input()") as process, ExitStack() as stack:
+        ready(process)
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        with measuring(Tree(process.pid)) as usage:
+            sent = sum(stack.enter_context(unread(listener)) for _ in range(CONNECTIONS))
+    assert usage.memory - usage.pss > sent / 4 > 0
+    values = peaks(Usage(memory=3 << 20, pss=1 << 20), Usage(memory=2 << 20, pss=2 << 20))
+    assert values == {"memory at the peak": 3.0, "memory at the peak, PSS": 2.0}
 
 
 def test_what_has_ended_cannot_be_measured() -> None:

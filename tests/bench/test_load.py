@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bench.accounts import Tree
-from bench.cache import blobs
+from bench.cache import PATH, blobs
 from bench.errors import CannotMeasure
 from bench.image import Image, blob_path, config, push, push_orders
 from bench.load import program
+from bench.load.client import Client
+from bench.load.loop import Loop
+from bench.load.pace import Prober
 from bench.peers.floor import SINK, SOURCE
 from bench.server import REPOSITORY, Server
-from tests.bench.registry import Registry, serving
+from bench.syscalls import counting
+from tests.bench.registry import Registry, Seen, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,6 +153,24 @@ def test_requests_at_a_pace_and_without_one(registry: Registry, rate: int | None
     assert all(0 < wait < 10 for wait in waits)
 
 
+def test_a_wait_counts_from_when_it_was_due(registry: Registry) -> None:
+    # A connection that is five seconds late, as after an answer that took so long.
+    prober = Prober({"method": "GET", "target": "/v2/", "body": ""})
+
+    def see(_: Seen) -> None:
+        if len(registry.requests) == 3:
+            prober.end()
+
+    registry.on_request = see
+    loop, began = Loop(), time.perf_counter()
+    loop.spawn(prober.probe(Client(loop, registry.port, [("Host", "x")]), "one", began - 5.0, 1.0))
+    loop.run()
+    took = time.perf_counter() - began
+    assert len(prober.waits) == 3
+    for number, wait in enumerate(prober.waits):
+        assert 5.0 - number <= wait <= 5.0 - number + took
+
+
 def test_slow_readers_hang_on(registry: Registry, image: Image) -> None:
     registry.blobs["large"] = bytes(8 << 20)
     told = orders(registry, connections=3, target="/v2/x/blobs/large", rate=100_000)
@@ -164,6 +188,20 @@ def test_the_floor_of_uploads(tmp_path: Path, image: Image) -> None:
         assert sink.data is not None
         stored = [path.read_bytes() for path in sink.data.iterdir()]
     assert sorted(stored) == sorted([each.content() for each in (*image.layers, image.config)] * 2)
+
+
+def test_the_floor_of_uploads_is_on_the_disk(tmp_path: Path, image: Image) -> None:
+    if shutil.which("strace", path=PATH) is None:
+        pytest.skip("strace is not here")
+    with SINK.start(tmp_path, 1) as sink:
+        try:
+            with counting(sink.tree, ("fsync",)) as calls:
+                push(sink, [image], 3)
+        except CannotMeasure as reason:
+            if "may not trace" in str(reason):
+                pytest.skip(str(reason))
+            raise
+    assert calls == {"fsync": len(image.layers) + 1}
 
 
 def test_the_floor_of_downloads(tmp_path: Path, image: Image) -> None:

@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from bench import coldness, machine
@@ -111,10 +113,19 @@ def test_several_processes_do_more_or_less_than_one() -> None:
     assert 0 < spin.gain(2, 0.1) < 100
 
 
-def test_steps_alone(tmp_path: Path) -> None:
+def test_steps_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    really = os.fsync
+
+    def fsync(file: int) -> None:
+        really(file)
+        synced.append(os.fstat(file).st_size)
+
+    monkeypatch.setattr(os, "fsync", fsync)
     made = blobs("alone", 2, 2 << 20, tmp_path / "cache")
     assert hash_seconds(made) > 0
     assert write_seconds(made, tmp_path) > 0
+    assert synced == [each.size for each in made]
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
@@ -122,4 +133,16 @@ def test_the_machine(tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor\t: 0\nmodel name\t: A Fast One\n")
     assert machine.processor(cpuinfo) == "A Fast One"
-    assert f"{machine.cores()} cores" in machine.describe()
+    assert f"{machine.cores()} cores" in machine.describe(tmp_path)
+
+
+def test_the_file_system_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = [("/", "xfs"), (str(tmp_path), "ext4"), (str(tmp_path / "fast"), "xfs"), (str(tmp_path / "fast"), "tmpfs")]
+    found = [SimpleNamespace(mountpoint=folder, fstype=kind) for folder, kind in mounts]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: found)
+    (tmp_path / "link").symlink_to(tmp_path / "fast")
+    assert machine.describe(tmp_path / "some").endswith(", ext4")
+    assert machine.caveats(tmp_path / "some") == []
+    assert machine.describe(tmp_path / "link" / "some").endswith(", tmpfs")
+    (caveat,) = machine.caveats(tmp_path / "fast" / "some")
+    assert caveat.startswith("data is in memory (tmpfs): fsync costs nothing")

@@ -66,6 +66,30 @@ def test_a_list_alone_gives_its_medians(tmp_path: Path) -> None:
     assert records.rows(read) == json.loads(path.read_text())
 
 
+def test_the_peer_of_a_list_alone_is_in_the_name_of_its_file(tmp_path: Path) -> None:
+    names = ["oci-small.json", "oci-small-floor.json", "tuesday.json"]
+    for name in names:
+        records.write(outcome(), tmp_path / name)
+        records.beside(tmp_path / name).unlink()
+    assert [each.peer for name in names for each in records.read(tmp_path / name)] == ["peer", "floor", "tuesday"]
+
+
+def test_rounds_are_read_with_their_list_only(tmp_path: Path) -> None:
+    path = tmp_path / "small.json"
+    records.write(outcome(), path)
+    assert records.read(records.beside(path)) == []
+
+
+def test_rounds_of_an_older_run_are_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "oci-small-distribution.json"
+    records.write(outcome(), path)
+    listed = json.loads(path.read_text())
+    listed[0]["ours"] = 4.0
+    path.write_text(json.dumps(listed))
+    (read,) = records.read(path)
+    assert (read.peer, read.figures[0].ours, read.about) == ("distribution", (4.0,), ())
+
+
 @pytest.mark.parametrize("text", ["", "{}", '[{"scenario": "x"}]', '[{"figure": "speed"}]', "[1]"])
 def test_what_is_no_record(text: str, tmp_path: Path) -> None:
     path = tmp_path / "other.json"

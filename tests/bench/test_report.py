@@ -35,7 +35,10 @@ def test_the_page(tmp_path: Path) -> None:
     )
     assert "| memory at the peak | MiB | 33.3 (33.3 to 33.3) | - | - | - |\n" in text
     assert "![oci-small, enseada and floor](benchmarks/oci-small-floor.svg)\n" in text
-    assert "- machine: two cores\n- versions: enseada 1; distribution 2\n- enseada: the load itself took 1 s\n" in text
+    assert (
+        "- machine: two cores\n- versions: enseada 1; distribution 2\n"
+        "- again: `python -m bench run oci-small --rounds 5`\n- enseada: the load itself took 1 s\n"
+    ) in text
 
 
 def test_it_is_stable(tmp_path: Path) -> None:
@@ -50,12 +53,13 @@ def test_prose_is_left_alone_and_old_plots_go(tmp_path: Path) -> None:
     page = tmp_path / "benchmarks.md"
     report.write([OUTCOME, OTHER], page)
     page.write_text(f"Before.\n{page.read_text()}## Where the time goes\nIn the kernel.\n")
+    (tmp_path / "benchmarks" / "profile.svg").write_text("somebody's own")
     report.write([OTHER], page)
     text = page.read_text()
     assert text.startswith("Before.\n# Benchmarks\n")
     assert text.endswith(f"{report.END}\n## Where the time goes\nIn the kernel.\n")
     assert "beside distribution" not in text
-    assert [path.name for path in (tmp_path / "benchmarks").iterdir()] == ["oci-small-floor.svg"]
+    assert {path.name for path in (tmp_path / "benchmarks").iterdir()} == {"oci-small-floor.svg", "profile.svg"}
 
 
 def test_what_cannot_be_reported(tmp_path: Path) -> None:
@@ -65,8 +69,13 @@ def test_what_cannot_be_reported(tmp_path: Path) -> None:
     with pytest.raises(CannotMeasure, match="there twice"):
         report.write([OUTCOME, OUTCOME], page)
     page.write_text("# A page of somebody's own\n")
+    plot = tmp_path / "benchmarks" / "profile.svg"
+    plot.parent.mkdir()
+    plot.write_text("somebody's own")
     with pytest.raises(CannotMeasure, match="no place for the figures"):
         report.write([OUTCOME], page)
+    assert list(plot.parent.iterdir()) == [plot]
+    assert page.read_text() == "# A page of somebody's own\n"
 
 
 def test_a_plot_shows_every_figure_that_was_measured() -> None:

@@ -6,18 +6,20 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
 import pytest
 from click.testing import CliRunner
 
-from bench import runner
+from bench import records, runner
 from bench.authorize import authorization
 from bench.cli import main
 from bench.errors import CannotMeasure
@@ -35,7 +37,7 @@ from bench.scenarios.start import Start
 from tests.bench.registry import serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from bench.server import Server
@@ -113,6 +115,14 @@ def test_sides_take_turns() -> None:
     )
 
 
+def test_the_machine_is_described_where_the_data_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [SimpleNamespace(mountpoint="/", fstype="ext4"), SimpleNamespace(mountpoint=str(tmp_path), fstype="tmpfs")]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: found)
+    outcome = runner.run(Turns(), OTHER, rounds=1)
+    assert ", tmpfs; load average" in dict(outcome.about)["machine"]
+    assert outcome.notes[0].startswith("data is in memory")
+
+
 @pytest.mark.parametrize(
     ("scenario", "error"), [(Turns(fail_at=1), CannotMeasure), (Turns(interrupt_at=2), KeyboardInterrupt)]
 )
@@ -152,6 +162,13 @@ def test_starts() -> None:
     assert all(min(each.ours + each.theirs) > 0 for each in outcome.figures)
 
 
+def refusing(reason: Exception) -> Callable[..., NoReturn]:
+    def refuse(*_: object) -> NoReturn:
+        raise reason
+
+    return refuse
+
+
 def test_a_registry_that_runs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     port, log = free_port(), tmp_path / "log"
     data = str(tmp_path / "data")
@@ -166,6 +183,16 @@ def test_a_registry_that_runs_elsewhere(tmp_path: Path, monkeypatch: pytest.Monk
                 outcome = runner.run(scenario, peer, rounds=2, scale=TINY)
                 assert outcome.peer == "theirs"
                 assert process.poll() is None
+        with program([sys.executable, "-c", "import signal; signal.pause()"], log) as stranger:
+            url = f"http://admin:a%20password@127.0.0.1:{port}"
+            with (
+                pytest.raises(CannotMeasure, match=f"neither process {stranger.pid} nor .* listens on port {port}"),
+                Elsewhere("theirs", url, stranger.pid).start(tmp_path, 1),
+            ):
+                pass
+            monkeypatch.setattr(psutil.Process, "net_connections", refusing(psutil.AccessDenied(process.pid)))
+            with pytest.raises(CannotMeasure, match="are not ours to see"), peer.start(tmp_path, 1):
+                pass
         with pytest.raises(CannotMeasure, match="gives no token: 401"):
             authorization(port, "admin", "wrong")
         with pytest.raises(CannotMeasure, match="wants a login"):
@@ -216,9 +243,59 @@ def test_the_commands(tmp_path: Path) -> None:
     assert [each["figure"] for each in figures] == [each.name for each in Push.figures]
     assert {*figures[0]} == {"scenario", "figure", "unit", "ours", "theirs", "ratio", "better"}
 
-    code, said = invoke("report", "--page", str(page), str(file))
+    again = f"python -m bench run oci-push --peer floor --rounds 1 --scale {TINY}"
+    assert said.endswith(f"\nagain: {again}\n")
+    (outcome,) = records.read(file)
+    assert ("again", again) in outcome.about
+
+    code, said = invoke("report", "--page", str(page), *map(str, sorted(tmp_path.glob("push*.json"))))
     assert code == 0, said
     assert said.splitlines() == [str(page), str(tmp_path / "benchmarks" / "oci-push-floor.svg")]
+
+
+def test_the_command_of_a_run_has_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCENARIOS, "turns", Turns())
+    with serving() as registry:
+        url = f"http://me:secret@127.0.0.1:{registry.port}"
+        _, said = invoke("run", "turns", "--peer-url", url, "--peer-pid", str(os.getpid()), "--workers", "2")
+    assert "\nagain: python -m bench run turns --peer-url URL --peer-pid PID --workers 2\n" in said
+    assert "secret" not in said
+
+
+def test_a_file_that_cannot_be_written_costs_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = Turns()
+    monkeypatch.setitem(SCENARIOS, "turns", scenario)
+    code, said = invoke("run", "turns", "--json", "/nowhere/at/all.json")
+    assert code == 1
+    assert "/nowhere/at/all.json: No such file" in said
+    assert scenario.servers == []
+
+
+def test_a_run_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tmp_path / "old.json"
+    old.write_text("old")
+    for name in ("old.json", "new.json"):
+        monkeypatch.setitem(SCENARIOS, "turns", Turns(fail_at=1))
+        code, said = invoke("run", "turns", "--json", str(tmp_path / name))
+        assert (code, "the sky fell" in said) == (1, True)
+    assert list(tmp_path.glob("*.json")) == [old]
+    assert old.read_text() == "old"
+
+
+def test_a_table_is_shown_before_its_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+
+    def measure(server: Server, run: Run, number: int) -> Round:
+        shutil.rmtree(folder, ignore_errors=True)
+        return Round({})
+
+    scenario = Turns()
+    scenario.measure = measure  # type: ignore[method-assign]
+    monkeypatch.setitem(SCENARIOS, "turns", scenario)
+    code, said = invoke("run", "turns", "--rounds", "1", "--json", str(folder / "some.json"))
+    assert code == 1
+    assert said.index("turns: enseada and other") < said.index("No such file or directory")
 
 
 @pytest.mark.parametrize(
@@ -238,6 +315,27 @@ def test_what_goes_wrong_is_a_sentence_and_a_code(arguments: list[str], code: in
     assert said in text
 
 
+@pytest.mark.parametrize(
+    ("missing", "arguments"),
+    [("psutil", ["list"]), ("jwt", ["list"]), ("matplotlib", ["report", __file__]), ("click", ["list"])],
+)
+def test_without_the_extra_a_sentence_says_so(missing: str, arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError('no', name={missing!r})\n")
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "bench", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"bench: {missing} is not here: pip install '.[bench]'\n"
+
+
+def test_a_module_of_our_own_that_is_missing_is_no_matter_of_extras(tmp_path: Path) -> None:
+    (tmp_path / "psutil.py").write_text("import bench.nothing\n")
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "bench", "list"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.stderr.endswith("ModuleNotFoundError: No module named 'bench.nothing'\n")
+
+
 def is_gone(process: psutil.Process) -> bool:
     """Whether it ends soon. What has no parent any more may stay listed until the system's first process looks."""
     deadline = time.monotonic() + DEADLINE
@@ -250,7 +348,7 @@ def is_gone(process: psutil.Process) -> bool:
     return False
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_all_that_was_started(sign: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench", "run", "start", "--peer", "distribution", "--rounds", "1000"]
     env = os.environ | {"TMPDIR": str(tmp_path)}
@@ -271,6 +369,53 @@ def test_a_signal_ends_all_that_was_started(sign: signal.Signals, tmp_path: Path
         assert list(tmp_path.iterdir()) == []
     finally:
         process.kill()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_as_a_program_starts_ends_it_too(
+    sign: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    really = subprocess.Popen
+
+    def start(*arguments: Any, **more: Any) -> subprocess.Popen[bytes]:
+        started.append(really(*arguments, **more))
+        os.kill(os.getpid(), sign)
+        return started[-1]
+
+    def end(*_: object) -> NoReturn:
+        raise SystemExit
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    before = signal.signal(sign, end)
+    try:
+        with pytest.raises(SystemExit), program([sys.executable, "-c", "input()"], tmp_path / "log"):
+            pass
+        (process,) = started
+        assert process.returncode is not None
+    finally:
+        signal.signal(sign, before)
+        for each in started:
+            each.kill()
+            each.wait()
+
+
+def test_a_hangup_that_nobody_wants_stays_unheard(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[object] = []
+
+    def measure(server: Server, run: Run, number: int) -> Round:
+        heard.append(signal.getsignal(signal.SIGHUP))
+        return Round({})
+
+    scenario = Turns()
+    scenario.measure = measure  # type: ignore[method-assign]
+    monkeypatch.setitem(SCENARIOS, "turns", scenario)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        invoke("run", "turns", "--rounds", "1")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert heard == [signal.SIG_IGN] * 2
 
 
 def test_what_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from bench.load import program
 from bench.peers import DISTRIBUTION, DISTRIBUTION3, NGINX
 from bench.peers.enseada import Enseada
 from bench.peers.floor import SOURCE
+from bench.runner import SHARED_BUFFERS
 from bench.running import get
 from bench.scenarios import SCENARIOS
 from bench.server import header_lines
@@ -55,6 +56,9 @@ def test_a_scenario_measures_what_it_declares(name: str) -> None:
             pytest.skip(str(reason))
         raise
     assert [each.figure for each in outcome.figures] == list(scenario.figures)
+    names = {each.figure.name for each in outcome.figures}
+    assert ("memory at the peak" in names) == ("memory at the peak, PSS" in names)
+    assert (SHARED_BUFFERS in outcome.notes) == (name != "start")
     for each in outcome.figures:
         assert len(each.ours) == len(each.theirs) == 1
         assert min(each.ours + each.theirs) >= 0 or each.figure.name.startswith("memory per"), each

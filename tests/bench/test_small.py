@@ -32,12 +32,12 @@ Error distribution:
 
 def test_what_hey_writes() -> None:
     told = small.parse_hey(HEY)
-    assert told == {"requests": 1883, "wall": 1.0052, "failed": 5, "p50": 8100, "p99": 19000}
+    assert told == {"requests": 1883, "wall": 1.0052, "failed": 5}
 
 
 def test_what_wrk_writes() -> None:
-    told = small.parse_wrk('Running 1s test\nbench: {"requests": 7, "wall": 1.0, "failed": 0, "p50": 9, "p99": 10}\n')
-    assert told == {"requests": 7, "wall": 1.0, "failed": 0, "p50": 9, "p99": 10}
+    told = small.parse_wrk('Running 1s test\nbench: {"requests": 7, "wall": 1.0, "failed": 0}\n')
+    assert told == {"requests": 7, "wall": 1.0, "failed": 0}
 
 
 @pytest.mark.parametrize("parse", [small.parse_hey, small.parse_wrk])

@@ -27,6 +27,7 @@ ratio: the median of ours divided by the median of theirs
 note: enseada: the load itself took 1 s
 machine: two cores
 versions: enseada 1; distribution 2
+again: python -m bench run oci-small --rounds 5
 """
 
 
