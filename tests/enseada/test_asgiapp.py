@@ -277,6 +277,27 @@ def test_an_upload_that_crawls_is_given_up(autojump_clock: Any) -> None:
     anyio.run(scenario, backend="trio", backend_options={"clock": autojump_clock})
 
 
+@pytest.mark.parametrize(("size", "status"), [(611, 202), (609, 408)])
+def test_what_has_just_come_counts(autojump_clock: Any, size: int, status: int) -> None:
+    """A client is judged when content comes, with that content: 610 bytes are due after 61 seconds."""
+
+    async def scenario() -> None:
+        served = without_threads(Limits(read_timeout=100, min_rate=10, rate_grace=60))
+        async with served.lifespan():
+            location = (await served.ask("POST", "/v2/team/app/blobs/uploads/")).header("location")
+            upload = Exchange("PATCH", [bytes(size)])
+
+            async def slowly() -> Any:
+                if not upload.received:
+                    await anyio.sleep(61)
+                return await upload.receive()
+
+            await served.app(served.http("PATCH", location, {"Content-Length": str(size)}), slowly, upload.send)
+            assert upload.answer.status == status
+
+    anyio.run(scenario, backend="trio", backend_options={"clock": autojump_clock})
+
+
 @on_both_loops
 async def test_a_failing_log_fails_nothing(tmp_path: Path) -> None:
     def fail(exchange: enseada.Exchange) -> None:
