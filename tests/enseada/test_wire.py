@@ -81,13 +81,23 @@ def test_no_chunks_for_those_who_do_not_know_them() -> None:
     assert writer.end() == b""
 
 
-@pytest.mark.parametrize("value", [b"a\r\nX: b", b"a\n", b"\r", b"\0", b"a\x0bb", b"\x7f", b"a\r\n\r\n<html>"])
+CONTROLS = [bytes([octet]) for octet in range(256) if (octet < 0x20 and octet != 0x09) or octet == 0x7F]
+
+
+@pytest.mark.parametrize("value", [b"a\r\nX: b", b"a\n", b"a\n\r", b"a\r\n\r\n<html>", *CONTROLS])
 def test_nothing_breaks_out_of_its_line(value: bytes) -> None:
     writer = AnswerWriter()
     with pytest.raises(AnswerError):
         writer.head(Response(200, Headers([(b"x", value)])), 0, "id", content=True, close=False, chunks=True)
     assert not writer.begun
     assert writer.head(Response(500), 0, "id", content=True, close=False, chunks=True).startswith(b"HTTP/1.1 500 ")
+
+
+def test_values_are_sent_as_they_are() -> None:
+    """RFC 9110 5.5: all but control characters, and the tab."""
+    value = b"\t".join(bytes([octet]) for octet in range(256) if bytes([octet]) not in CONTROLS)
+    head = AnswerWriter().head(Response(200, Headers([(b"x", value)])), 0, "id", content=True, close=False, chunks=True)
+    assert b"\r\nX: %b\r\n" % value in head
 
 
 @pytest.mark.parametrize("name", [b"", b"a b", b"a:", b"a\r\nb", b"\xe9"])
