@@ -168,7 +168,8 @@ ResponseBody: TypeAlias = bytes | Content | AsyncIterable[bytes]
 
 @dataclass(slots=True)
 class Response:
-    """What a handler answers. Content-Length and Transfer-Encoding are the connection's, and never in ``headers``.
+    """What a handler answers. Content-Length, Transfer-Encoding, Connection and X-Request-Id are the connection's, and
+    never in ``headers``. A Date or a Server that is there, as in an answer that is relayed, is sent in place of ours.
 
     An answer to HEAD carries the same headers; where its body is not made, ``length`` says what Content-Length
     would have been.

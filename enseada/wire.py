@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from enseada.http import TOKEN, VALUE_BYTES, Headers, RegistryError, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 SERVER = b"enseada"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-CONNECTION_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"connection"})
-"""Fields that say how a message is framed, and that only the connection writes."""
+CONNECTION_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"x-request-id"})
+"""Fields that only the connection writes: how a message is framed, and what its request is called."""
 _SPELLED = {b"etag": b"ETag", b"www-authenticate": b"WWW-Authenticate", b"oci": b"OCI"}
 
 
@@ -51,10 +51,13 @@ class AnswerWriter:
         Raises AnswerError.
         """
         lines = [_status_line(response.status)]
+        origin: dict[bytes, bytes] = {}
         for name, value in response.headers.raw:
             written = wire_name(name)
-            if written not in _FRAMING:
+            if written not in _OURS:
                 lines.append(b"%b: %b\r\n" % (written, value))
+            elif written in _ORIGIN:
+                origin[written] = value
         self._chunked = False
         self._left = length if content else 0
         if length is not None:
@@ -65,7 +68,7 @@ class AnswerWriter:
                 lines.append(b"Transfer-Encoding: chunked\r\n")
         else:
             self._left = 0
-        lines.append(_date_and_server(int(time.time())))
+        lines.append(_date_and_server(int(time.time())) if not origin else _origin(origin, int(time.time())))
         lines.append(b"X-Request-Id: %b\r\n" % request_id.encode("ascii"))
         if close:
             lines.append(b"Connection: close\r\n")
@@ -120,13 +123,19 @@ def wire_name(name: bytes) -> bytes:
     return b"-".join(_SPELLED.get(word, word.capitalize()) for word in name.split(b"-"))
 
 
-_FRAMING = frozenset(map(wire_name, CONNECTION_FIELDS))
+_ORIGIN = (b"Date", b"Server")
+_OURS = frozenset({*map(wire_name, CONNECTION_FIELDS), *_ORIGIN})
 
 
 @lru_cache(maxsize=2)
 def _date_and_server(second: int) -> bytes:
-    """Date (RFC 9110 6.6.1) and Server."""
-    return b"Date: %b\r\nServer: %b\r\n" % (formatdate(second, usegmt=True).encode("ascii"), SERVER)
+    return _origin({}, second)
+
+
+def _origin(given: Mapping[bytes, bytes], second: int) -> bytes:
+    """Date (RFC 9110 6.6.1) and Server: those of the answer if it has come from elsewhere, otherwise ours."""
+    date = given.get(b"Date") or formatdate(second, usegmt=True).encode("ascii")
+    return b"Date: %b\r\nServer: %b\r\n" % (date, given.get(b"Server") or SERVER)
 
 
 def plain(status: int, message: str) -> Response:

@@ -121,6 +121,22 @@ def test_framing_is_ours_alone() -> None:
     assert b"Connection" not in written
 
 
+def test_an_answer_that_is_relayed_keeps_its_date_and_server() -> None:
+    """There is one of each, and what names the request is ours alone."""
+    relayed = {b"Date": b"Sun, 06 Nov 1994 08:49:37 GMT", b"Server": b"another/1.0"}
+    for kept in ([], [b"Date"], [b"Server"], [b"Date", b"Server"], [b"Date", b"Date"]):
+        raw = [(name.lower(), relayed[name]) for name in kept]
+        response = Response(200, Headers([*raw, (b"x-request-id", b"another"), (b"x", b"y")]))
+        written = AnswerWriter().head(response, 0, "id", content=True, close=False, chunks=True)
+        head, _, _ = read(written)
+        fields = list(head.headers)
+        assert sorted(name for name, _ in fields) == [b"content-length", b"date", b"server", b"x", b"x-request-id"]
+        assert dict(fields)[b"x-request-id"] == b"id"
+        for name, value in relayed.items():
+            assert (dict(fields)[name.lower()] == value) == (name in kept)
+        assert dict(fields)[b"server"] in (b"enseada", b"another/1.0")
+
+
 def test_content_is_as_long_as_was_said() -> None:
     writer = AnswerWriter()
     writer.head(Response(200), 5, "id", content=True, close=False, chunks=True)

@@ -500,7 +500,9 @@ def test_several_at_one_request(enseada_registry: RunningRegistry, faults: Fault
         ("corrupt", {"at": -1}),
         ("change_headers", {"headers": {"Content-Length": "1"}}),
         ("change_headers", {"headers": {"transfer-encoding": None}}),
+        ("change_headers", {"headers": {"X-Request-Id": "1"}}),
         ("change_headers", {"headers": {"X": "a\nb"}}),
+        ("change_headers", {"headers": {"X:": "a"}}),
     ],
 )
 def test_faults_that_cannot_be(method: str, arguments: dict[str, Any]) -> None:
