@@ -309,6 +309,22 @@ async def test_a_failing_log_fails_nothing(tmp_path: Path) -> None:
         assert (await served.ask("GET", "/-/live")).status == 200
 
 
+@on_both_loops
+async def test_what_is_sent_in_a_head(tmp_path: Path) -> None:
+    """Names in lower case, as ASGI has them, and nothing twice: framing and the request's id are ours."""
+    exchanges: list[enseada.Exchange] = []
+    given = [(b"X-Odd", b"A"), (b"Content-Length", b"9"), (b"Transfer-Encoding", b"x"), (b"X-Request-Id", b"another")]
+
+    class Odd(enseada.Registry):
+        async def __call__(self, request: enseada.Request) -> enseada.Response:
+            return enseada.Response(200, enseada.Headers([*given, (b"connection", b"close")]), b"abc")
+
+    served = Host(enseada.asgi(Odd(cheap_settings(data=tmp_path / "data")), on_exchange=exchanges.append))
+    async with served.lifespan():
+        headers = (await served.ask("GET", "/")).headers
+    assert headers.raw == [(b"x-odd", b"A"), (b"content-length", b"3"), (b"x-request-id", exchanges[0].id.encode())]
+
+
 # -- where it is mounted
 
 
