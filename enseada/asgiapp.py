@@ -309,7 +309,8 @@ class _Answering:
 
     async def _send_answer(self, response: Response, first: bytes, rest: AsyncIterator[bytes] | None) -> None:
         length = content_length(self.request, response)
-        headers = [pair for pair in response.headers.raw if pair[0].lower() not in CONNECTION_FIELDS]
+        fields = ((name.lower(), value) for name, value in response.headers.raw)  # ASGI has no others
+        headers = [pair for pair in fields if pair[0] not in CONNECTION_FIELDS]
         # Content-Length may be in a 304 (RFC 9110 8.6), but there are servers that would wait for the content.
         if length is not None and response.status != 304:
             headers.append((b"content-length", b"%d" % length))

@@ -217,7 +217,10 @@ def _tell(text: str) -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
-                stream.write(text)
+                try:
+                    stream.write(text)
+                except UnicodeEncodeError:  # the data folder's name may be any bytes
+                    stream.write(text.encode(stream.encoding, "backslashreplace").decode(stream.encoding))
                 stream.flush()
                 return
         except OSError:

@@ -6,6 +6,7 @@ Nothing here does I/O. A handler is ``async def handler(request: Request) -> Res
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,9 +17,26 @@ Chunk: TypeAlias = bytes | memoryview
 """Bytes lent by whoever yields them: valid only until the consumer's next ``await``."""
 
 
+TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+"""What a field's name is, all of it (RFC 9110 5.1, 5.6.2)."""
+VALUE_BYTES = bytes({*b"\t", *range(0x20, 0x7F), *range(0x80, 0x100)})
+"""What a field's value may consist of (RFC 9110 5.5): no control characters but the tab. It is asked by
+``bytes.translate``, which leaves what may not."""
+
+
 @lru_cache(maxsize=256)
 def _key(name: str) -> bytes:
-    return name.lower().encode("ascii")
+    key = name.lower().encode("ascii")
+    if not TOKEN.fullmatch(key):
+        raise ValueError(f"{name!r} is no name of a field")
+    return key
+
+
+def _field(name: str, value: str) -> tuple[bytes, bytes]:
+    written = value.encode("latin-1")
+    if written.translate(None, VALUE_BYTES):
+        raise ValueError(f"the value of {name} holds a line break or another control character: {value!r}")
+    return _key(name), written
 
 
 class Headers:
@@ -35,23 +53,21 @@ class Headers:
 
     @classmethod
     def of(cls, fields: Mapping[str, str] | Iterable[tuple[str, str]]) -> Headers:
-        """Make headers from text. Raises ValueError if a value could break out of its line."""
+        """Make headers from text. Raises ValueError as `add`."""
         headers = cls()
         for name, value in fields.items() if isinstance(fields, Mapping) else fields:
             headers.add(name, value)
         return headers
 
     def add(self, name: str, value: str) -> None:
-        """Append a field. Raises ValueError if the value holds CR, LF or NUL, or is not latin-1."""
-        if "\r" in value or "\n" in value or "\0" in value:
-            raise ValueError(f"the value of {name} holds a line break: {value!r}")
-        self.raw.append((_key(name), value.encode("latin-1")))
+        """Append a field. Raises ValueError for what is no name, and for a value that holds a control character other
+        than the tab, or is not latin-1."""
+        self.raw.append(_field(name, value))
 
     def set(self, name: str, value: str) -> None:
-        """Replace every field of that name by one."""
-        key = _key(name)
-        self.raw = [pair for pair in self.raw if pair[0] != key]
-        self.add(name, value)
+        """Replace every field of that name by one. Raises ValueError as `add`."""
+        new = _field(name, value)
+        self.raw = [*(pair for pair in self.raw if pair[0] != new[0]), new]
 
     def get(self, name: str) -> str | None:
         """The value of the first field of that name, or None."""
@@ -152,7 +168,8 @@ ResponseBody: TypeAlias = bytes | Content | AsyncIterable[bytes]
 
 @dataclass(slots=True)
 class Response:
-    """What a handler answers. Content-Length and Transfer-Encoding are the connection's, and never in ``headers``.
+    """What a handler answers. Content-Length, Transfer-Encoding, Connection and X-Request-Id are the connection's, and
+    never in ``headers``. A Date or a Server that is there, as in an answer that is relayed, is sent in place of ours.
 
     An answer to HEAD carries the same headers; where its body is not made, ``length`` says what Content-Length
     would have been.

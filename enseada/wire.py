@@ -6,25 +6,22 @@ content is held to the length that was announced. What is the same for many answ
 
 from __future__ import annotations
 
-import re
 import time
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from enseada.http import Headers, RegistryError, Response
+from enseada.http import TOKEN, VALUE_BYTES, Headers, RegistryError, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 SERVER = b"enseada"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-CONNECTION_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"connection"})
-"""Fields that say how a message is framed, and that only the connection writes."""
-_CONTROLS = (b"\0", b"\x0b", b"\x0c", b"\x7f")  # RFC 9110 5.5, save those of a line's end
+CONNECTION_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"x-request-id"})
+"""Fields that only the connection writes: how a message is framed, and what its request is called."""
 _SPELLED = {b"etag": b"ETag", b"www-authenticate": b"WWW-Authenticate", b"oci": b"OCI"}
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 5.6.2
 
 
 class AnswerError(Exception):
@@ -54,10 +51,13 @@ class AnswerWriter:
         Raises AnswerError.
         """
         lines = [_status_line(response.status)]
+        origin: dict[bytes, bytes] = {}
         for name, value in response.headers.raw:
             written = wire_name(name)
-            if written not in _FRAMING:
+            if written not in _OURS:
                 lines.append(b"%b: %b\r\n" % (written, value))
+            elif written in _ORIGIN:
+                origin[written] = value
         self._chunked = False
         self._left = length if content else 0
         if length is not None:
@@ -68,14 +68,14 @@ class AnswerWriter:
                 lines.append(b"Transfer-Encoding: chunked\r\n")
         else:
             self._left = 0
-        lines.append(_date_and_server(int(time.time())))
+        lines.append(_date_and_server(int(time.time())) if not origin else _origin(origin, int(time.time())))
         lines.append(b"X-Request-Id: %b\r\n" % request_id.encode("ascii"))
         if close:
             lines.append(b"Connection: close\r\n")
         lines.append(b"\r\n")
         head = b"".join(lines)
         # Each is one line, save date and server, which are two.
-        if not head.count(b"\n") == head.count(b"\r") == len(lines) + 1 or any(each in head for each in _CONTROLS):
+        if head.translate(None, VALUE_BYTES) != b"\r\n" * (len(lines) + 1):
             raise AnswerError("a field's value holds a line break or another control character")
         self.begun = True
         return head
@@ -116,20 +116,26 @@ def _status_line(status: int) -> bytes:
 @lru_cache(maxsize=256)
 def wire_name(name: bytes) -> bytes:
     """A field's name as it is usually written: ``content-type`` is ``Content-Type``. Raises AnswerError for no name."""
-    if not _TOKEN.fullmatch(name):
+    if not TOKEN.fullmatch(name):
         raise AnswerError(f"{name!r} is no name of a field")
     if name in _SPELLED:
         return _SPELLED[name]
     return b"-".join(_SPELLED.get(word, word.capitalize()) for word in name.split(b"-"))
 
 
-_FRAMING = frozenset(map(wire_name, CONNECTION_FIELDS))
+_ORIGIN = (b"Date", b"Server")
+_OURS = frozenset({*map(wire_name, CONNECTION_FIELDS), *_ORIGIN})
 
 
 @lru_cache(maxsize=2)
 def _date_and_server(second: int) -> bytes:
-    """Date (RFC 9110 6.6.1) and Server."""
-    return b"Date: %b\r\nServer: %b\r\n" % (formatdate(second, usegmt=True).encode("ascii"), SERVER)
+    return _origin({}, second)
+
+
+def _origin(given: Mapping[bytes, bytes], second: int) -> bytes:
+    """Date (RFC 9110 6.6.1) and Server: those of the answer if it has come from elsewhere, otherwise ours."""
+    date = given.get(b"Date") or formatdate(second, usegmt=True).encode("ascii")
+    return b"Date: %b\r\nServer: %b\r\n" % (date, given.get(b"Server") or SERVER)
 
 
 def plain(status: int, message: str) -> Response:

@@ -1,6 +1,6 @@
 """A registry in a FastAPI application, at the address where Docker's clients look for one.
 
-    ENSEADA_DATA=FOLDER ENSEADA_ADMIN_PASSWORD=... uvicorn --app-dir examples fastapi_app:app
+    ENSEADA_DATA=FOLDER uvicorn --app-dir examples fastapi_app:app
     docker login 127.0.0.1:8000
 """
 
@@ -18,6 +18,8 @@ registry = enseada.Registry(enseada.load_settings())
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """What is mounted has no lifespan of its own, so the registry runs within this one."""
     async with registry.running():
+        if registry.admin_password is not None:
+            print("admin password:", registry.admin_password)
         yield
 
 

@@ -25,26 +25,30 @@ TIMEOUT = 60.0
 _ADDRESS = re.compile(r"https?://127\.0\.0\.1:[0-9]+")
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """Where our packages are found, whose password admin has, and where data go."""
+def environment(folder: Path, password: str | None = PASSWORD) -> dict[str, str]:
+    """Where our packages are found, which password admin has (None: the first start makes one), and where data go."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("ENSEADA_", "PYTHON"))}
+    given = {} if password is None else {"ENSEADA_ADMIN_PASSWORD": password}
     return env | {
-        "ENSEADA_ADMIN_PASSWORD": PASSWORD,
         "ENSEADA_DATA": str(folder / "data"),
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "error",
+        **given,
     }
 
 
 @contextmanager
-def running(folder: Path, *arguments: str | Path) -> Iterator[str]:
-    """Run Python with ``arguments`` in ``folder``; the first address that it says it listens on."""
+def running(folder: Path, *arguments: str | Path, password: str | None = PASSWORD) -> Iterator[str]:
+    """Run Python with ``arguments`` in ``folder``; the first address that it says it listens on.
+
+    What it has printed is in the file ``log`` afterwards.
+    """
     log = Log(folder / "log")
     with subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=folder,
-        env=environment(folder),
+        env=environment(folder, password),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

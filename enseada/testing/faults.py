@@ -256,7 +256,8 @@ class Occasion:
     def change_headers(self, headers: Mapping[str, str | None]) -> Fault:
         """Give the answer these headers in place of its own; None removes one.
 
-        Raises ValueError for those that say where a message ends: cutting and truncating are other faults.
+        Raises ValueError for those that are the connection's, X-Request-Id and what says where a message ends: cutting
+        and truncating are other faults.
         """
         for name in headers:
             if name.lower().encode() in CONNECTION_FIELDS:

@@ -89,7 +89,7 @@ class RunningRegistry:
 
     def report(self) -> str:
         """What was asked, and the faults, for people: pytest shows it beside a test that fails."""
-        requests = [str(request) for request in self._records.all] or ["nothing was asked"]
+        requests = [str(request) for request in self.requests] or ["nothing was asked"]
         return "\n".join([*requests, *(f"fault: {fault}" for fault in self.faults.armed)])
 
     # What is in it

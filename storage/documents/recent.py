@@ -14,7 +14,9 @@ Row: TypeAlias = tuple[str, bytes]
 """A document as the file has it: its revision, and its data, serialised, so that nobody changes what others get."""
 
 CACHE_BYTES = 1024 * 1024
-"""Bytes of documents that are kept; beyond it they are all forgotten."""
+"""Bytes of memory for documents that are kept; beyond it they are all forgotten."""
+ROW_BYTES = 300
+"""What the objects of one take, beside what they hold: two texts, bytes, a tuple, and room in a dictionary."""
 
 
 class Recent:
@@ -45,10 +47,10 @@ class Recent:
         """Keep a document that was read after `get` was called for it."""
         if self._head is None:
             return
-        self._size += len(row[1])
-        if self._size > CACHE_BYTES:
+        size = len(id) + len(row[0]) + len(row[1]) + ROW_BYTES
+        if self._size + size > CACHE_BYTES:
             self._forget()
-            self._size = len(row[1])
+        self._size += size
         self._rows[id] = row
 
     def _forget(self) -> None:

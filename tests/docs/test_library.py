@@ -58,9 +58,12 @@ def test_program(number: int, tmp_path: Path) -> None:
     command: tuple[str, ...] = ("program.py",)
     if program.how == "uvicorn":
         command = ("-m", "uvicorn", "--app-dir", ".", "--port", "0", "--lifespan", "on", "program:app")
-    with running(tmp_path, *command) as address:
+    with running(tmp_path, *command, password=None) as address:
         answer = httpx.get(address + program.path, verify=False, timeout=TIMEOUT, trust_env=False)
         assert str(answer.status_code) == program.status
+    # What the first start makes is told once, and without it nobody gets in.
+    told = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("admin password: ")]
+    assert len(told) == ("settings(" in program.source.lower())
 
 
 def test_every_public_name_is_in_the_reference() -> None:

@@ -16,7 +16,7 @@ from tests.enseada.asgi_client import Exchange, Host
 from tests.enseada.oci_client import cheap_settings, digest_of, image_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from pathlib import Path
 
 OCI_IMAGE = "application/vnd.oci.image.manifest.v1+json"
@@ -277,6 +277,27 @@ def test_an_upload_that_crawls_is_given_up(autojump_clock: Any) -> None:
     anyio.run(scenario, backend="trio", backend_options={"clock": autojump_clock})
 
 
+@pytest.mark.parametrize(("size", "status"), [(611, 202), (609, 408)])
+def test_what_has_just_come_counts(autojump_clock: Any, size: int, status: int) -> None:
+    """A client is judged when content comes, with that content: 610 bytes are due after 61 seconds."""
+
+    async def scenario() -> None:
+        served = without_threads(Limits(read_timeout=100, min_rate=10, rate_grace=60))
+        async with served.lifespan():
+            location = (await served.ask("POST", "/v2/team/app/blobs/uploads/")).header("location")
+            upload = Exchange("PATCH", [bytes(size)])
+
+            async def slowly() -> Any:
+                if not upload.received:
+                    await anyio.sleep(61)
+                return await upload.receive()
+
+            await served.app(served.http("PATCH", location, {"Content-Length": str(size)}), slowly, upload.send)
+            assert upload.answer.status == status
+
+    anyio.run(scenario, backend="trio", backend_options={"clock": autojump_clock})
+
+
 @on_both_loops
 async def test_a_failing_log_fails_nothing(tmp_path: Path) -> None:
     def fail(exchange: enseada.Exchange) -> None:
@@ -286,6 +307,100 @@ async def test_a_failing_log_fails_nothing(tmp_path: Path) -> None:
     served.app = enseada.asgi(served.app.registry, on_exchange=fail)
     async with served.lifespan():
         assert (await served.ask("GET", "/-/live")).status == 200
+
+
+class Fixed(enseada.Registry):
+    """One that has the same answer to everything, made anew by ``make``."""
+
+    make: Callable[[], enseada.Response]
+
+    async def __call__(self, request: enseada.Request) -> enseada.Response:
+        return self.make()
+
+
+def fixed(make: Callable[[], enseada.Response]) -> tuple[Host, list[enseada.Exchange]]:
+    """An application over `Fixed`, and what is told of its requests."""
+    registry = Fixed(cheap_settings(), stores=enseada.memory_stores)
+    registry.make = make
+    exchanges: list[enseada.Exchange] = []
+    return Host(enseada.asgi(registry, on_exchange=exchanges.append)), exchanges
+
+
+@on_both_loops
+async def test_what_is_sent_in_a_head(tmp_path: Path) -> None:
+    """Names in lower case, as ASGI has them, and nothing twice: framing and the request's id are ours."""
+    given = [(b"X-Odd", b"A"), (b"Content-Length", b"9"), (b"Transfer-Encoding", b"x"), (b"connection", b"close")]
+    served, exchanges = fixed(
+        lambda: enseada.Response(200, enseada.Headers([*given, (b"X-Request-Id", b"another")]), b"abc")
+    )
+    async with served.lifespan():
+        headers = (await served.ask("GET", "/")).headers
+    assert headers.raw == [(b"x-odd", b"A"), (b"content-length", b"3"), (b"x-request-id", exchanges[0].id.encode())]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_no_length_where_nothing_has_changed(method: str) -> None:
+    """There are servers that would wait for the content of a 304."""
+
+    async def scenario() -> None:
+        served, _ = fixed(lambda: enseada.Response(304, length=9))
+        async with served.lifespan():
+            answer = await served.ask(method, "/")
+        assert (answer.status, answer.body, answer.headers.get("content-length")) == (304, b"", None)
+
+    anyio.run(scenario)
+
+
+@on_both_loops
+async def test_content_that_nobody_wants_is_not_received_beside_the_answer(tmp_path: Path) -> None:
+    """It is looked whether the client has gone, and no further than to the first message with content."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"a"
+        await anyio.wait_all_tasks_blocked()
+        yield b"b"
+
+    served, exchanges = fixed(lambda: enseada.Response(200, body=pieces(), length=2))
+    upload = Exchange("PUT", [b"1", b"2", b"3"])
+    async with served.lifespan():
+        await served.run(upload, "/", {"Content-Length": "3"})
+    assert (upload.answer.body, upload.answer.whole, upload.received) == (b"ab", True, 1)
+    assert exchanges[0].error is None
+
+
+@pytest.mark.parametrize("moment", [0, 1, 2])
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_server_that_says_by_an_error_that_the_client_has_gone(moment: int, backend: str) -> None:
+    """ASGI HTTP 2.4: an OSError, in place of the head or of content. It is no failure of ours."""
+    closed = 0
+
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal closed
+        try:
+            yield b"a"
+            yield b"b"
+        finally:
+            closed += 1
+
+    class Gone(Exchange):
+        sent = 0
+
+        async def send(self, message: Any) -> None:
+            if self.sent == moment:
+                raise BrokenPipeError("the client has gone")
+            self.sent += 1
+            await super().send(message)
+
+    async def scenario() -> None:
+        served, exchanges = fixed(lambda: enseada.Response(200, body=pieces(), length=2))
+        async with served.lifespan():
+            await served.run(Gone("GET"), "/")
+        [told] = exchanges
+        assert (told.status, told.bytes_out) == ((200, moment - 1) if moment else (499, 0))
+        assert told.error == "the client has gone"
+
+    anyio.run(scenario, backend=backend)
+    assert closed == 1
 
 
 # -- where it is mounted

@@ -107,6 +107,18 @@ async def test_content_below_the_least_rate(autojump_clock: trio.testing.MockClo
         assert (await service.client.answer()).status == 408
 
 
+@pytest.mark.parametrize(("size", "status"), [(611, 200), (609, 408)])
+async def test_what_has_just_come_counts(autojump_clock: trio.testing.MockClock, size: int, status: int) -> None:
+    """A client is judged when content comes, with that content: 610 bytes are due after 61 seconds."""
+    limits = Limits(read_timeout=100, min_rate=10, rate_grace=60)
+    async with served(echo, limits) as service:
+        whole = post(b"x" * size)
+        await service.client.send(whole[: 1 - size])
+        await trio.sleep(61)
+        await service.client.send(whole[1 - size :])
+        assert (await service.client.answer()).status == status
+
+
 async def test_a_client_that_does_not_take_its_answer_is_cut(autojump_clock: trio.testing.MockClock) -> None:
     async def handler(request: Request) -> Response:
         return Response(200, body=b"x" * 1_000_000)

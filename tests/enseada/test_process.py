@@ -220,6 +220,20 @@ def test_the_password_is_told_also_where_standard_output_cannot_be_written(tmp_p
     assert "Traceback" not in "".join(said)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp437"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_password_is_told_also_where_the_folder_cannot_be_spelled(
+    workers: str, encoding: str, tmp_path: Path
+) -> None:
+    data = tmp_path / os.fsdecode("õ".encode() + b"\xff")
+    with serving(data, "--workers", workers, PYTHONIOENCODING=f"{encoding}:strict") as server:
+        assert "admin password: " in server.said
+        spelled = "õ" if encoding == "utf-8" else "\\xf5"
+        assert f"{spelled}\\udcff" in server.said
+        assert server.end() == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"

@@ -81,13 +81,23 @@ def test_no_chunks_for_those_who_do_not_know_them() -> None:
     assert writer.end() == b""
 
 
-@pytest.mark.parametrize("value", [b"a\r\nX: b", b"a\n", b"\r", b"\0", b"a\x0bb", b"\x7f", b"a\r\n\r\n<html>"])
+CONTROLS = [bytes([octet]) for octet in range(256) if (octet < 0x20 and octet != 0x09) or octet == 0x7F]
+
+
+@pytest.mark.parametrize("value", [b"a\r\nX: b", b"a\n", b"a\n\r", b"a\r\n\r\n<html>", *CONTROLS])
 def test_nothing_breaks_out_of_its_line(value: bytes) -> None:
     writer = AnswerWriter()
     with pytest.raises(AnswerError):
         writer.head(Response(200, Headers([(b"x", value)])), 0, "id", content=True, close=False, chunks=True)
     assert not writer.begun
     assert writer.head(Response(500), 0, "id", content=True, close=False, chunks=True).startswith(b"HTTP/1.1 500 ")
+
+
+def test_values_are_sent_as_they_are() -> None:
+    """RFC 9110 5.5: all but control characters, and the tab."""
+    value = b"\t".join(bytes([octet]) for octet in range(256) if bytes([octet]) not in CONTROLS)
+    head = AnswerWriter().head(Response(200, Headers([(b"x", value)])), 0, "id", content=True, close=False, chunks=True)
+    assert b"\r\nX: %b\r\n" % value in head
 
 
 @pytest.mark.parametrize("name", [b"", b"a b", b"a:", b"a\r\nb", b"\xe9"])
@@ -109,6 +119,22 @@ def test_framing_is_ours_alone() -> None:
     assert b"Content-Length: 0\r\n" in written
     assert b"Transfer-Encoding" not in written
     assert b"Connection" not in written
+
+
+def test_an_answer_that_is_relayed_keeps_its_date_and_server() -> None:
+    """There is one of each, and what names the request is ours alone."""
+    relayed = {b"Date": b"Sun, 06 Nov 1994 08:49:37 GMT", b"Server": b"another/1.0"}
+    for kept in ([], [b"Date"], [b"Server"], [b"Date", b"Server"], [b"Date", b"Date"]):
+        raw = [(name.lower(), relayed[name]) for name in kept]
+        response = Response(200, Headers([*raw, (b"x-request-id", b"another"), (b"x", b"y")]))
+        written = AnswerWriter().head(response, 0, "id", content=True, close=False, chunks=True)
+        head, _, _ = read(written)
+        fields = list(head.headers)
+        assert sorted(name for name, _ in fields) == [b"content-length", b"date", b"server", b"x", b"x-request-id"]
+        assert dict(fields)[b"x-request-id"] == b"id"
+        for name, value in relayed.items():
+            assert (dict(fields)[name.lower()] == value) == (name in kept)
+        assert dict(fields)[b"server"] in (b"enseada", b"another/1.0")
 
 
 def test_content_is_as_long_as_was_said() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from typing import TYPE_CHECKING
 
 import httpx
+import pytest
 
 from tests.clients.harness import PASSWORD, USER, sha256
 from tests.enseada.oci_client import image_manifest
@@ -72,3 +74,17 @@ def test_fastapi(tmp_path: Path) -> None:
     with running(tmp_path, *program) as address, client(address) as http:
         push(http)
         assert http.get("/health").json() == {"registry": True}
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        (EXAMPLES / "beside.py", "127.0.0.1:0", "data"),
+        ("-m", "uvicorn", "--app-dir", EXAMPLES, "--port", "0", "fastapi_app:app"),
+    ],
+)
+def test_the_password_that_is_made_is_told(program: tuple[str | Path, ...], tmp_path: Path) -> None:
+    """It is told nowhere else, and never again."""
+    with running(tmp_path, *program, password=None) as address:
+        [told] = re.findall("^admin password: (.+)", (tmp_path / "log").read_text(), re.MULTILINE)
+        assert httpx.get(f"{address}/v2/", auth=(USER, told), timeout=60, trust_env=False).status_code == 200

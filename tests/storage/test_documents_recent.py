@@ -142,6 +142,24 @@ async def test_only_so_much_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert len(statements) == 20
 
 
+async def test_those_of_a_few_bytes_take_no_more(tmp_path: Path) -> None:
+    """Most of their memory is that of the objects."""
+    ids = [f"d{number}" for number in range(8000)]
+    most = 0
+    async with await SQLiteStore.open(tmp_path / "documents") as store:
+        await store.put_many([Document(id, {}) for id in ids])
+        for number, id in enumerate(ids):
+            await store.get(id)
+            if number % 100 == 0:
+                most = max(most, memory_of(store._recent._rows))
+    assert recent.CACHE_BYTES / 2 < most <= recent.CACHE_BYTES
+
+
+def memory_of(rows: dict[str, recent.Row]) -> int:
+    """What a dictionary of rows takes, with all that is in it."""
+    return sys.getsizeof(rows) + sum(sum(map(sys.getsizeof, (id, row, *row))) for id, row in rows.items())
+
+
 @pytest.mark.parametrize("why", ["no index", "no map", "another format"])
 async def test_without_the_index_every_read_asks_the_file(
     why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

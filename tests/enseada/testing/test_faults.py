@@ -400,6 +400,19 @@ def test_how_a_connection_ends(enseada_registry: RunningRegistry, faults: Faults
     assert raw(enseada_registry, f"/v2/{NAME}/tags/list").startswith(b"HTTP/1.1 404 ")
 
 
+@pytest.mark.enseada(anonymous="push")
+def test_how_a_connection_ends_whose_request_is_cut(enseada_registry: RunningRegistry, faults: Faults) -> None:
+    """By a reset, also where nothing is left unread, for which the system would reset it anyway."""
+    with httpx.Client(base_url=enseada_registry.url, trust_env=False) as http:
+        location = begin(http)
+    cut = faults.on("PATCH").cut_request(100)
+    with socket.create_connection(("127.0.0.1", int(enseada_registry.host.rpartition(":")[2])), 30) as client:
+        client.sendall(f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: 200\r\n\r\n".encode() + bytes(101))
+        with pytest.raises(ConnectionResetError):
+            client.recv(65536)
+    assert cut.fired == 1
+
+
 # -- answers that lie
 
 
@@ -500,7 +513,9 @@ def test_several_at_one_request(enseada_registry: RunningRegistry, faults: Fault
         ("corrupt", {"at": -1}),
         ("change_headers", {"headers": {"Content-Length": "1"}}),
         ("change_headers", {"headers": {"transfer-encoding": None}}),
+        ("change_headers", {"headers": {"X-Request-Id": "1"}}),
         ("change_headers", {"headers": {"X": "a\nb"}}),
+        ("change_headers", {"headers": {"X:": "a"}}),
     ],
 )
 def test_faults_that_cannot_be(method: str, arguments: dict[str, Any]) -> None:

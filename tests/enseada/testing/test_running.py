@@ -278,6 +278,19 @@ def test_the_report_is_for_people(enseada_registry: RunningRegistry, http: httpx
     ]
 
 
+def test_the_report_is_of_what_is_over(enseada_registry: RunningRegistry) -> None:
+    """All that was sent counts, whether or not the client has waited for what becomes of it."""
+    enseada_registry.faults.on("GET", times=None).lose_request()
+    address = ("127.0.0.1", int(enseada_registry.host.rpartition(":")[2]))
+    for number in range(1, 21):
+        with socket.create_connection(address, 30) as client:
+            client.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+            *said, fault = enseada_registry.report().splitlines()
+        assert fault.startswith("fault: GET")
+        assert len(said) == number
+        assert said[-1].startswith("GET /v2/ -> 499 (lose the request; ")
+
+
 def test_only_so_many_are_remembered() -> None:
     records = Records()
     for number in range(KEPT + 5):

@@ -16,7 +16,8 @@ HUGE = "9" * 5000
 
 
 def answer(*fields: tuple[str, str], method: str = "GET", etag: str = TAG, size: int = 10_000) -> Selection:
-    return select(method, Headers.of(fields), etag, size)
+    received = Headers((name.lower().encode(), value.encode("latin-1")) for name, value in fields)
+    return select(method, received, etag, size)
 
 
 WHOLE = Selection(200, 0, 10_000)
@@ -106,7 +107,7 @@ def test_every_small_range_against_the_positions_that_it_names() -> None:
 
 
 @settings(max_examples=300)
-@given(st.text(st.characters(max_codepoint=255, exclude_characters="\r\n\0")), st.integers(0, 2**63))
+@given(st.text(st.characters(max_codepoint=255)), st.integers(0, 2**63))
 @example("bytes=0-" + "1" * 5000, 2**63)
 def test_any_range_is_answered_with_bytes_that_are_there(text: str, size: int) -> None:
     for value in (text, f"bytes={text}"):
