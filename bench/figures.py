@@ -92,6 +92,13 @@ class Outcome:
     """The machine, the versions and the settings: a name and a sentence each."""
     notes: tuple[str, ...] = field(default=())
     """What must be known to read the figures, such as the load's own share."""
+    variant: str = ""
+    """How it was run, where it was not as the scenario is by itself: ``2 cores``."""
+
+    @property
+    def beside(self) -> str:
+        """The peer, and the variant: what tells outcomes of one scenario apart."""
+        return f"{self.peer}, {self.variant}" if self.variant else self.peer
 
 
 def compare(

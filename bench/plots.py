@@ -55,7 +55,7 @@ def draw(outcome: Outcome) -> bytes:
             bottom = height - TOP - EACH * (place + 1)
             axes = canvas.add_axes((0.5, (bottom + 0.1) / height, 0.36, (EACH - 0.16) / height))
             _pair(axes, each, outcome.peer)
-        canvas.text(0.01, 1 - 0.3 / height, f"{outcome.scenario}: enseada and {outcome.peer}", weight="bold")
+        canvas.text(0.01, 1 - 0.3 / height, f"{outcome.scenario}: enseada and {outcome.beside}", weight="bold")
         sink = BytesIO()
         canvas.savefig(sink, format="svg", metadata={"Date": None, "Creator": None})
     return sink.getvalue()

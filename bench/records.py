@@ -52,6 +52,7 @@ def write(outcome: Outcome, path: Path) -> None:
     rounds = {
         "scenario": outcome.scenario,
         "peer": outcome.peer,
+        "variant": outcome.variant,
         "figures": [
             {
                 "figure": each.figure.name,
@@ -110,7 +111,8 @@ def _outcome(data: Any) -> Outcome:
         for each in data["figures"]
     )
     about = tuple((str(name), str(text)) for name, text in data["about"])
-    return Outcome(data["scenario"], data["peer"], figures, about, tuple(map(str, data["notes"])))
+    notes = tuple(map(str, data["notes"]))
+    return Outcome(data["scenario"], data["peer"], figures, about, notes, str(data["variant"]))
 
 
 def _from_rows(data: Any, name: str) -> list[Outcome]:

@@ -63,7 +63,7 @@ def write(outcomes: Sequence[Outcome], page: Path) -> list[Path]:
     known: dict[str, Outcome] = {}
     for each in outcomes:
         if _slug(each) in known:
-            raise CannotMeasure(f"{each.scenario} beside {each.peer} is there twice")
+            raise CannotMeasure(f"{each.scenario} beside {each.beside} is there twice")
         known[_slug(each)] = each
     made = "\n".join(line for slug, outcome in known.items() for line in _section(slug, outcome))
     old = page.read_text() if page.exists() else f"{INTRODUCTION}{BEGIN}\n{END}\n"
@@ -91,13 +91,13 @@ def replace(text: str, made: str) -> str:
 
 
 def _slug(outcome: Outcome) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", f"{outcome.scenario} {outcome.peer}".lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", f"{outcome.scenario} {outcome.beside}".lower()).strip("-")
 
 
 def _section(slug: str, outcome: Outcome) -> Iterator[str]:
-    yield f"## {outcome.scenario}, beside {outcome.peer}"
+    yield f"## {outcome.scenario}, beside {outcome.beside}"
     yield ""
-    yield f"![{outcome.scenario}, enseada and {outcome.peer}]({FOLDER}/{slug}.svg)"
+    yield f"![{outcome.scenario}, enseada and {outcome.beside}]({FOLDER}/{slug}.svg)"
     yield ""
     yield f"| figure | unit | enseada | {outcome.peer} | ratio | so ours is |"
     yield "|---|---|---|---|---|---|"

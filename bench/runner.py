@@ -78,12 +78,17 @@ def run(
         (their.name, their.settings),
         ("goal", scenario.goal),
         ("load", scenario.settings(settings)),
-        ("rounds", f"{rounds}, in turn; {workers} core{'s' * (workers > 1)} for each side; scale {scale:g}"),
+        ("rounds", f"{rounds}, in turn; {_cores(workers)} for each side; scale {scale:g}"),
         *([(AGAIN, command)] if command else []),
     )
     notes += [SHARED_BUFFERS] if any(_has_buffers(each.figure) for each in figures) else []
     notes += [note for side, given in zip(sides, measured, strict=True) for note in _notes(side, given)]
-    return Outcome(scenario.name, their.name, figures, about, tuple(notes))
+    variant = "" if workers == scenario.workers else _cores(workers)
+    return Outcome(scenario.name, their.name, figures, about, tuple(notes), variant)
+
+
+def _cores(count: int) -> str:
+    return f"{count} core{'s' * (count > 1)}"
 
 
 def _has_buffers(figure: Figure) -> bool:

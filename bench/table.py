@@ -21,7 +21,7 @@ def render(outcome: Outcome) -> str:
     for each in outcome.figures:
         rows.extend(_rows(each, outcome.peer))
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    lines = [f"{outcome.scenario}: enseada and {outcome.peer}", "", _line(head, widths)]
+    lines = [f"{outcome.scenario}: enseada and {outcome.beside}", "", _line(head, widths)]
     lines.append(_line(["-" * width for width in widths], widths))
     lines.extend(_line(row, widths) for row in rows)
     lines += ["", "ratio: the median of ours divided by the median of theirs"]

@@ -31,6 +31,7 @@ OUTCOMES = st.builds(
     st.lists(st.builds(Compared, FIGURES, VALUES, VALUES), max_size=4).map(tuple),
     st.lists(st.tuples(st.text(max_size=9), st.text(max_size=20)), max_size=3).map(tuple),
     LINES.map(tuple),
+    st.sampled_from(["", "2 cores"]),
 )
 
 

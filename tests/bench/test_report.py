@@ -41,6 +41,15 @@ def test_the_page(tmp_path: Path) -> None:
     ) in text
 
 
+def test_two_ways_of_one_scenario_are_told_apart(tmp_path: Path) -> None:
+    page = tmp_path / "benchmarks.md"
+    report.write([OUTCOME, dataclasses.replace(OUTCOME, variant="2 cores")], page)
+    text = page.read_text()
+    assert "## oci-small, beside distribution\n" in text
+    assert "## oci-small, beside distribution, 2 cores\n" in text
+    assert (tmp_path / "benchmarks" / "oci-small-distribution-2-cores.svg").exists()
+
+
 def test_it_is_stable(tmp_path: Path) -> None:
     pages = [tmp_path / name / "benchmarks.md" for name in ("one", "two")]
     first, second = ([path.read_bytes() for path in report.write([OUTCOME, OTHER], page)] for page in pages)

@@ -97,7 +97,7 @@ def test_sides_take_turns() -> None:
     scenario = Turns()
     outcome = runner.run(scenario, OTHER, rounds=3)
     assert scenario.turns == [(name, number) for number in (1, 2, 3) for name in ("enseada", "other")]
-    assert (outcome.scenario, outcome.peer) == ("turns", "other")
+    assert (outcome.scenario, outcome.beside) == ("turns", "other")
     assert [name for name, _ in outcome.about] == [
         "machine",
         "versions",
@@ -138,6 +138,10 @@ class Fresh(Turns):
     """The same, with a server for each round."""
 
     fresh = True
+
+
+def test_cores_that_are_not_the_scenarios_are_told() -> None:
+    assert runner.run(Turns(), OTHER, rounds=1, workers=2).beside == "other, 2 cores"
 
 
 def test_each_round_has_a_server_of_its_own() -> None:
