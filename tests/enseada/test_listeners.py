@@ -42,15 +42,21 @@ def connect(listener: Listener) -> socket.socket:
     return client
 
 
-def taker(place: Place) -> int:
-    """Which socket has a client waiting, who is taken from it."""
+def accept(place: Place) -> tuple[int, socket.socket]:
+    """Which socket has a client waiting, and what was accepted."""
     for number, listener in enumerate(place):
         try:
-            listener.socket.accept()[0].close()
+            return number, listener.socket.accept()[0]
         except OSError:  # nobody waits there, or it does not listen
             continue
-        return number
     raise AssertionError("nobody waits")
+
+
+def taker(place: Place) -> int:
+    """Which socket has a client waiting, who is taken from it."""
+    number, accepted = accept(place)
+    accepted.close()
+    return number
 
 
 def test_clients_are_dealt_out() -> None:
@@ -121,6 +127,21 @@ def test_one_unix_socket_is_for_all(tmp_path: Path) -> None:
         with closing(connect(unix[0])):
             assert taker(unix) == 0
     assert not path.exists()
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_what_is_written_to_a_client_leaves_at_once(copies: int) -> None:
+    with opened("127.0.0.1:0", copies=copies) as [place]:
+        for listener in place:
+            listener.listen()
+        taken: Counter[int] = Counter()
+        while len(taken) < copies:
+            with closing(connect(place[0])):
+                number, accepted = accept(place)
+                with closing(accepted):
+                    assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            taken[number] += 1
+            assert taken.total() < 1000
 
 
 def test_a_hosts_name() -> None:
