@@ -129,6 +129,7 @@ def config(file: Path | None, others: tuple[str, ...], **flags: Any) -> None:
 def serve(file: Path | None, others: tuple[str, ...], **flags: Any) -> None:
     """Serve until SIGTERM or ctrl-C; a second one ends at once."""
     settings = _load(file, others, flags).settings
+    open_standard_files()
     raise_file_limit()
     if settings.processes > 1:
         sys.exit(run_workers(settings))
@@ -145,7 +146,6 @@ def run_workers(settings: Settings) -> int:
         _tell("\n".join(_announcement(settings, addresses, settings.data.absolute(), admin_password)) + "\n")
 
     _warn(settings)
-    open_standard_files()
     turn = logs.make_turn()
     with logs.configure(settings.log_format, settings.log_level, sys.stderr, turn=turn):
         try:

@@ -200,6 +200,13 @@ def connections_of(server: Server) -> list[Established]:
     return [Established(each[2], each[9]) for each in fields if each[1].endswith(port) and each[3] == "01"]
 
 
+def has_open(pid: int, path: Path) -> bool:
+    """Whether a process has a file open."""
+    with suppress(FileNotFoundError), os.scandir(f"/proc/{pid}/fd") as files:
+        return any(os.readlink(each.path) == str(path) for each in files)
+    return False
+
+
 def wait_for_ends(pids: Iterable[int]) -> None:
     """Wait until these processes, whoever's children they are, have ended."""
     for pid in pids:
@@ -231,15 +238,31 @@ def environment(**more: str) -> dict[str, str]:
     return clean | more
 
 
+def tune_workers(folder: Path, statements: str) -> dict[str, str]:
+    """Variables of a server whose workers begin with ``statements``. ``folder``: for what has them do so."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(f"import sys\nif 'enseada.worker' in sys.orig_argv: {statements}\n")
+    return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
 @contextmanager
 def starting(
-    data: Path, *flags: str, stderr: TextIO | None = None, before: str = ":", tuned: str = "", **variables: str
+    data: Path,
+    *flags: str,
+    stderr: TextIO | None = None,
+    before: str = ":",
+    tuned: str = "",
+    tuned_workers: str = "",
+    **variables: str,
 ) -> Iterator[Server]:
     """A server that may not listen yet, of which nothing is left at the end. Its log is a file beside ``data``.
 
-    ``before``: what a shell does before it becomes the server. It leads a process group of its own.
+    It leads a process group of its own. ``before``: what a shell does before it becomes the server. ``tuned``: see
+    `command`. ``tuned_workers``: statements, on one line, with which its workers begin.
     """
     mark = uuid.uuid4().hex
+    if tuned_workers:
+        variables |= tune_workers(data.parent / "tuned", tuned_workers)
     with (data.parent / "log").open("a") as log:
         process = subprocess.Popen(
             ["sh", "-c", f'{before} && exec "$@"', "sh", *command(data, *flags, tuned=tuned)],
@@ -262,10 +285,18 @@ def starting(
 
 @contextmanager
 def serving(
-    data: Path, *flags: str, stderr: TextIO | None = None, before: str = ":", tuned: str = "", **variables: str
+    data: Path,
+    *flags: str,
+    stderr: TextIO | None = None,
+    before: str = ":",
+    tuned: str = "",
+    tuned_workers: str = "",
+    **variables: str,
 ) -> Iterator[Server]:
     """As `starting`, once it listens, on a free port."""
-    with starting(data, *flags, stderr=stderr, before=before, tuned=tuned, **variables) as server:
+    with starting(
+        data, *flags, stderr=stderr, before=before, tuned=tuned, tuned_workers=tuned_workers, **variables
+    ) as server:
         server.wait_for_announcement()
         yield server
 

@@ -42,15 +42,21 @@ def connect(listener: Listener) -> socket.socket:
     return client
 
 
-def taker(place: Place) -> int:
-    """Which socket has a client waiting, who is taken from it."""
+def accept(place: Place) -> tuple[int, socket.socket]:
+    """Which socket has a client waiting, and what was accepted."""
     for number, listener in enumerate(place):
         try:
-            listener.socket.accept()[0].close()
+            return number, listener.socket.accept()[0]
         except OSError:  # nobody waits there, or it does not listen
             continue
-        return number
     raise AssertionError("nobody waits")
+
+
+def taker(place: Place) -> int:
+    """Which socket has a client waiting, who is taken from it."""
+    number, accepted = accept(place)
+    accepted.close()
+    return number
 
 
 def test_clients_are_dealt_out() -> None:
@@ -162,6 +168,21 @@ def test_what_is_given_and_is_no_such_socket() -> None:
             with pytest.raises(ListenError, match=f"^cannot listen on fd:{number}: .*{why}$"):
                 open_places([f"fd:{number}"], 2)
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_what_is_written_to_a_client_leaves_at_once(copies: int) -> None:
+    with opened("127.0.0.1:0", copies=copies) as [place]:
+        for listener in place:
+            listener.listen()
+        taken: Counter[int] = Counter()
+        while len(taken) < copies:
+            with closing(connect(place[0])):
+                number, accepted = accept(place)
+                with closing(accepted):
+                    assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            taken[number] += 1
+            assert taken.total() < 1000
 
 
 def test_a_hosts_name() -> None:

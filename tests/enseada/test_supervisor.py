@@ -7,15 +7,19 @@ import fcntl
 import json
 import os
 import random
+import select
 import signal
 import socket
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
+from enseada.storage.documents.sqlite import SQLiteStore
 from enseada.supervisor import MOST_FAILURES
+from enseada.watchdog import END_HUNG
 from tests.enseada.server_process import (
     DEADLINE,
     MIB,
@@ -23,12 +27,14 @@ from tests.enseada.server_process import (
     TWO,
     Server,
     connections_of,
+    has_open,
     refused,
     send_part,
     served_by,
     serving,
     starting,
     wait_for_ends,
+    wait_for_received,
     wait_for_refusal,
     wait_until,
 )
@@ -75,6 +81,12 @@ def taker(server: Server, client: socket.socket) -> int:
 SECRET = "a-secret-of-mine"
 
 
+def login(server: Server, password: str) -> int:
+    """The status that ``admin`` is answered."""
+    known = base64.b64encode(f"admin:{password}".encode()).decode()
+    return server.request("GET", "/v2/", Authorization=f"Basic {known}")[0]
+
+
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server for tests that kill nobody. Nobody dies in it."""
@@ -115,8 +127,7 @@ def test_what_a_worker_is_given_is_not_there_for_others_to_read(calm: Server) ->
             said = Path(f"/proc/{pid}/{name}").read_bytes()
             assert SECRET.encode() not in said
             assert b"ENSEADA_" not in said
-    known = base64.b64encode(f"admin:{SECRET}".encode()).decode()
-    assert calm.request("GET", "/v2/", Authorization=f"Basic {known}")[0] == 200
+    assert login(calm, SECRET) == 200
 
 
 def sockets(pid: int) -> set[str]:
@@ -247,6 +258,38 @@ def test_deaths_soon_after_each_other_are_followed_by_longer_pauses(tmp_path: Pa
         assert server.end() == 0
 
 
+def test_a_death_after_long_service_has_nothing_to_do_with_those_before(tmp_path: Path) -> None:
+    with serving(tmp_path / "data", *TWO, tuned="supervisor.STEADY_TIME = 0.0") as server:
+        for before in range(2):
+            os.kill(server.workers()[-1], signal.SIGKILL)
+            wait_for_successor(server, before)
+        assert server.log.read_text().count("another takes its place in 0 s") == 2
+        assert server.end() == 0
+
+
+async def remove_admin(data: Path) -> None:
+    """Remove the account ``admin``, as a process beside the server."""
+    async with await SQLiteStore.open(data / "documents.sqlite") as documents:
+        account = await documents.get("user:admin")
+        assert account is not None
+        await documents.delete(account)
+
+
+def test_an_account_that_was_removed_comes_back_with_another_password_which_is_told(tmp_path: Path) -> None:
+    """That of the settings is for the first start: no later worker is given it."""
+    data = tmp_path / "data"
+    with serving(data, *TWO, ENSEADA_ADMIN_PASSWORD=SECRET) as server:
+        trio.run(remove_admin, data)
+        os.kill(server.workers()[0], signal.SIGKILL)
+        assert server.process.stdout is not None
+        assert select.select([server.process.stdout], [], [], DEADLINE)[0], "nothing is told"
+        said = server.process.stdout.readline() + server.process.stdout.readline()
+        password = said.partition("admin password: ")[2].split()[0]
+        assert login(server, password) == 200
+        assert login(server, SECRET) == 401
+        assert server.end() == 0
+
+
 def test_workers_that_never_come_to_serve_are_given_up(tmp_path: Path) -> None:
     """With a sentence, and the others end gracefully."""
     data = tmp_path / "data"
@@ -292,12 +335,6 @@ def held(data: Path) -> int:
     fd = os.open(data / "documents.sqlite-lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(fd, fcntl.LOCK_EX)
     return fd
-
-
-def has_open(pid: int, path: Path) -> bool:
-    with suppress(FileNotFoundError), os.scandir(f"/proc/{pid}/fd") as files:
-        return any(os.readlink(each.path) == str(path) for each in files)
-    return False
 
 
 def test_a_worker_that_dies_before_it_serves(tmp_path: Path) -> None:
@@ -405,6 +442,58 @@ def test_the_second_signal_reaches_every_worker(tmp_path: Path) -> None:
         assert [server.offset(location) for location, _ in uploads.values()] == [4] * 2
 
 
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool(int(fields["SigCgt"], 16) >> number - 1 & 1)
+
+
+@pytest.mark.parametrize("third", [signal.SIGTERM, signal.SIGINT])
+def test_the_third_signal_is_the_systems(tmp_path: Path, third: signal.Signals) -> None:
+    """Whatever the workers do, who end by themselves as soon as they can."""
+    with serving(tmp_path / "data", *TWO, "--grace", "600") as server:
+        workers = server.workers()
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: server.logged("ending: "))
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not handles(server.process.pid, third))
+        assert server.end(third) == -third
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        wait_for_ends(workers)
+
+
+STUCK = (
+    "import os, threading, enseada.watchdog; enseada.watchdog.LAST_MOMENTS = 0.2; "
+    "os.fdatasync = lambda fd: threading.Event().wait()"
+)
+"""For workers whose disk does not answer, and who soon see that they hang."""
+
+
+def cut_by_itself(server: Server) -> bool:
+    """Whether a worker has said that its end hangs."""
+    return any("the end hangs" in str(line.get("message")) and "worker" in line for line in lines(server))
+
+
+@pytest.mark.parametrize(
+    ("grace", "signals"), [("0", [signal.SIGTERM]), ("600", [signal.SIGTERM, signal.SIGINT])], ids=["one", "two"]
+)
+def test_a_worker_whose_disk_does_not_answer_is_cut(tmp_path: Path, grace: str, signals: list[signal.Signals]) -> None:
+    """By itself, long before its supervisor would do it, which tells of it by its exit code."""
+    data = tmp_path / "data"
+    with serving(data, *TWO, "--anonymous", "push", "--grace", grace, tuned_workers=STUCK) as server:
+        client = send_part(server, server.begin(), b"1234", 5)
+        wait_for_received(tmp_path, 4)
+        for number in signals:
+            server.process.send_signal(number)
+            wait_until(lambda: server.logged("ending: "))
+        assert server.process.wait(DEADLINE) == END_HUNG
+        client.close()
+    assert cut_by_itself(server)
+
+
 # -- the death of the supervisor
 
 
@@ -435,6 +524,19 @@ def test_workers_end_gracefully_when_their_supervisor_was_killed(tmp_path: Path)
         assert server.offset(location) == 5
         assert server.end() == 0
     assert not path.exists()
+
+
+def test_a_worker_whose_disk_does_not_answer_outlives_nobody_for_long(tmp_path: Path) -> None:
+    """There is no supervisor any more that would kill it."""
+    data = tmp_path / "data"
+    with serving(data, *TWO, "--anonymous", "push", "--grace", "0", tuned_workers=STUCK) as server:
+        workers = server.workers()
+        client = send_part(server, server.begin(), b"1234", 5)
+        wait_for_received(tmp_path, 4)
+        assert server.end(signal.SIGKILL) == -signal.SIGKILL
+        wait_for_ends(workers)
+        client.close()
+    assert cut_by_itself(server)
 
 
 # -- addresses

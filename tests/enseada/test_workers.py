@@ -18,6 +18,7 @@ import pytest
 import trio
 from argon2 import PasswordHasher
 
+from enseada.requestbody import SHARED_BYTES
 from enseada.storage.documents.base import Document
 from enseada.storage.documents.sqlite import SQLiteStore
 from tests.enseada.server_process import (
@@ -289,6 +290,24 @@ def test_a_password_is_changed_for_all(server: Server, connections: dict[int, Co
 
 
 # -- what they share
+
+
+DISK = (
+    "import os, sys; from enseada.storage.blobs import localwriter; localwriter.DIRTY_BYTES = 20 << 20; sync = "
+    "os.fdatasync; os.fdatasync = lambda fd: (print('to the disk:', os.fstat(fd).st_size, file=sys.stderr), sync(fd))"
+)
+"""For workers that tell how long a file is whose bytes they wait for, and of which all together may have 20 MiB."""
+
+
+def test_bytes_that_are_not_on_the_disk_are_limited_for_all_together(tmp_path: Path) -> None:
+    """Each worker has half of them."""
+    flags = ("--anonymous", "push", "--save-interval", "3600")
+    with serving(tmp_path / "data", *TWO, *flags, tuned_workers=DISK) as server:
+        assert server.request("PATCH", server.begin(), bytes(16 * MIB))[0] == 202
+        log = server.log.read_text().splitlines()
+        first, *_ = [int(line.rpartition(" ")[2]) for line in log if line.startswith("to the disk: ")]
+        assert 10 * MIB < first <= 10 * MIB + SHARED_BYTES
+        assert server.end() == 0
 
 
 def test_connections_are_limited_for_all_together(tmp_path: Path) -> None:
