@@ -34,7 +34,8 @@ def _key(name: str) -> bytes:
 
 def _field(name: str, value: str) -> tuple[bytes, bytes]:
     written = value.encode("latin-1")
-    if written.translate(None, VALUE_BYTES):
+    # What is printable holds no control character, and that is soon known.
+    if not value.isprintable() and written.translate(None, VALUE_BYTES):
         raise ValueError(f"the value of {name} holds a line break or another control character: {value!r}")
     return _key(name), written
 
