@@ -122,7 +122,8 @@ def test_memory_at_its_peak() -> None:
             go_on(process)
             ready(process)
         assert usage.memory_before == pytest.approx(small, rel=0.2)
-        assert small + (64 << 20) <= usage.pss <= usage.memory
+        # What it shares with other Pythons is divided by how many there are, and they come and go.
+        assert 0.8 * small + (64 << 20) <= usage.pss <= usage.memory
         assert tree.pss() < 64 << 20
 
 
