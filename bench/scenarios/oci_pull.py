@@ -22,7 +22,7 @@ TOTAL_BYTES = 1 << 30
 MANY = 64
 LAYERS = MANY
 """A layer for each of many clients: what one reads from the disk, no other finds in memory."""
-LEAST_LAYER = 256 << 10
+LEAST_LAYER = 1 << 20
 KINDS = (("warm", 1), ("warm", MANY), ("cold", 1), ("cold", MANY))
 
 
