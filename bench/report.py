@@ -38,6 +38,9 @@ uses: `docker-registry`, `nginx-light`, `wrk`, `hey`, `strace`, and Go for the p
 - CPU is user and system time of the whole tree of processes, of those that ended too. Memory is the peak of PSS, looked
   at ten times a second, with what the kernel's socket buffers grew by (those of the whole machine: the load's are
   among them, on both sides alike), and PSS alone beside it.
+- Memory that a virtual machine has freed may be taken back by its host, and then costs more CPU when it is touched
+  again than to push as many bytes, and whoever comes first pays. There, free memory is filled with cache before each
+  round, as on a machine that has run for a while.
 - The load runs on the same machine, in processes of its own, and what it takes itself is told under each table. Bodies
   leave by sendfile; bytes that are pushed are new in each round; bytes that are downloaded are thrown away in the
   kernel, after they were downloaded once and their digests were right.
