@@ -82,9 +82,11 @@ def run(
         cores = workers or found.workers
         again = _again(scenario, peer, rounds, workers, scale, elsewhere=peer_url is not None)
         outcome = runner.run(found, beside, rounds=rounds, workers=cores, scale=scale, command=again, tell=_tell)
-        click.echo(table.render(outcome), nl=False)
-        if file is not None:
-            records.write(outcome, file)
+        try:
+            if file is not None:
+                records.write(outcome, file)
+        finally:  # whichever of the two cannot be written, the other has the figures
+            click.echo(table.render(outcome), nl=False)
     except CannotMeasure as reason:
         _fail(str(reason))
     except OSError as reason:
@@ -101,7 +103,10 @@ def run(
 )
 def report(files: tuple[Path, ...], page: Path) -> None:
     """Turn JSON files of runs into docs/benchmarks.md, with plots beside it."""
-    from bench import report as pages  # matplotlib takes a second to import, and only this command draws
+    try:
+        from bench import report as pages  # matplotlib takes a second to import, and only this command draws
+    except ImportError as reason:
+        _fail(f"{reason}: pip install '.[bench]'")
 
     try:
         outcomes = [outcome for file in files for outcome in records.read(file)]

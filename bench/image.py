@@ -61,7 +61,7 @@ class Image:
         return "sha256:" + hashlib.sha256(self.manifest).hexdigest()
 
 
-@lru_cache(maxsize=2)  # both sides of a round push the same: it is hashed once
+@lru_cache(maxsize=4)  # both sides of a round push the same: it is hashed once
 def image(label: str, layers: int, layer_bytes: int) -> Image:
     """An image whose bytes, and whose tag, follow from this run and ``label``."""
     label = f"{label}-{RUN}"

@@ -10,6 +10,7 @@ Source: virtio 1.2, 5.5.3, VIRTIO_BALLOON_F_PAGE_REPORTING.
 
 from __future__ import annotations
 
+import mmap
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +26,9 @@ BALLOON = 5
 """The device's number."""
 PAGE_REPORTING = 5
 """The bit of that feature."""
-LEFT_BYTES = 512 << 20
-"""So much may stay free; the kernel itself keeps about as much."""
+ZONES = Path("/proc/zoneinfo")
+MARGIN = 16 << 20
+"""Bytes that may be free beside what the kernel keeps so for itself."""
 STEP = 64 << 20
 """Bytes between two looks at what is free."""
 READ_BYTES = 1 << 20
@@ -41,6 +43,21 @@ def is_taken_back(devices: Path = DEVICES) -> bool:
     )
 
 
+def kept_free(zones: Path = ZONES) -> int:
+    """Bytes that the kernel keeps free: from each zone's upper watermark, and what it holds back from others, on."""
+    kept, managed, high = 0, 0, 0
+    for line in zones.read_text().splitlines():
+        name, _, value = line.strip().partition(" ")
+        if name == "managed":
+            managed = int(value)
+        elif name == "high":
+            high = int(value)
+        elif name == "protection:":
+            reserved = max(map(int, value.strip(" ()").split(",")))
+            kept += min(managed, high + reserved)
+    return kept * mmap.PAGESIZE
+
+
 @contextmanager
 def cache(folder: Path) -> Iterator[Callable[[], None]]:
     """Gives what fills free memory with pages that the kernel drops when it needs others; they go with the block.
@@ -52,6 +69,7 @@ def cache(folder: Path) -> Iterator[Callable[[], None]]:
     try:
         path.unlink()
         size = psutil.virtual_memory().total
+        left = kept_free() + MARGIN
         os.ftruncate(file, size)
         buffer = bytearray(READ_BYTES)
         position = 0
@@ -59,7 +77,7 @@ def cache(folder: Path) -> Iterator[Callable[[], None]]:
         def fill() -> None:
             nonlocal position
             for _ in range(0, size, STEP):  # not for ever where reading takes no memory, as on a tmpfs
-                if psutil.virtual_memory().free <= LEFT_BYTES:
+                if psutil.virtual_memory().free <= left:
                     return
                 for _ in range(0, STEP, READ_BYTES):
                     position = (position + os.preadv(file, [buffer], position)) % size

@@ -39,7 +39,7 @@ def rows(outcome: Outcome) -> list[dict[str, Any]]:
 
 def check(path: Path) -> None:
     """Whether `write` could write to ``path``, of which nothing is left that was not there. Raises OSError."""
-    for each in (path, beside(path)):
+    for each in (path.resolve(), beside(path).resolve()):
         there = each.exists()
         each.open("ab").close()
         if not there:
@@ -112,7 +112,7 @@ def _outcome(data: Any) -> Outcome:
     )
     about = tuple((str(name), str(text)) for name, text in data["about"])
     notes = tuple(map(str, data["notes"]))
-    return Outcome(data["scenario"], data["peer"], figures, about, notes, str(data["variant"]))
+    return Outcome(data["scenario"], data["peer"], figures, about, notes, str(data.get("variant", "")))
 
 
 def _from_rows(data: Any, name: str) -> list[Outcome]:

@@ -26,10 +26,7 @@ VALUE_BYTES = bytes({*b"\t", *range(0x20, 0x7F), *range(0x80, 0x100)})
 
 @lru_cache(maxsize=256)
 def _key(name: str) -> bytes:
-    key = name.lower().encode("ascii")
-    if not TOKEN.fullmatch(key):
-        raise ValueError(f"{name!r} is no name of a field")
-    return key
+    return name.lower().encode("ascii")
 
 
 def _field(name: str, value: str) -> tuple[bytes, bytes]:
@@ -37,7 +34,10 @@ def _field(name: str, value: str) -> tuple[bytes, bytes]:
     # What is printable holds no control character, and that is soon known.
     if not value.isprintable() and written.translate(None, VALUE_BYTES):
         raise ValueError(f"the value of {name} holds a line break or another control character: {value!r}")
-    return _key(name), written
+    key = _key(name)
+    if not TOKEN.fullmatch(key):
+        raise ValueError(f"{name!r} is no name of a field")
+    return key, written
 
 
 class Headers:
@@ -170,7 +170,8 @@ ResponseBody: TypeAlias = bytes | Content | AsyncIterable[bytes]
 @dataclass(slots=True)
 class Response:
     """What a handler answers. Content-Length, Transfer-Encoding, Connection and X-Request-Id are the connection's, and
-    never in ``headers``. A Date or a Server that is there, as in an answer that is relayed, is sent in place of ours.
+    never in ``headers``. A Date or a Server that is there, as in an answer that is relayed, is sent in place of ours;
+    under ASGI the host's server may add its own.
 
     An answer to HEAD carries the same headers; where its body is not made, ``length`` says what Content-Length
     would have been.

@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 
 KIB = 1024
 MIB = 1024 * KIB
+MAY_BE_ZERO = frozenset({"gather_time"})
+"""Limits that are switched off by 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ class Limits:
     gather_time: float = 1.0
     """How long the packets of a slow client may lie in the kernel to be taken together, where more are sure to come:
     to be told of each would cost more than to take it. So late a handler may get them, and so much of what came last
-    may have to be sent again by a client that was cut."""
+    may have to be sent again by a client that was cut. 0: not at all."""
 
     # Answers that leave while a body is still coming.
     drain_bytes: int = 64 * KIB
@@ -59,7 +61,8 @@ class Limits:
 
     # The server.
     connections: int = 4096
-    """Open at once; further clients wait in the listener's backlog."""
+    """Open at once; further clients wait in the listener's backlog, one at each of a host's own trio listeners in our
+    hands."""
 
     # Bodies that are parsed rather than streamed.
     manifest_bytes: int = 4 * MIB
@@ -73,5 +76,6 @@ class Limits:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            if not getattr(self, each.name) > 0:
+            value = getattr(self, each.name)
+            if not (value > 0 or (value == 0 and each.name in MAY_BE_ZERO)):
                 raise ValueError(f"{each.name} must be more than zero")

@@ -214,21 +214,25 @@ def _listen_unix(path: str, mode: int) -> Listener:
 
 
 def _listen_given(fd: int, address: str) -> Listener:
+    """A listener over a descriptor, which is ours from then on; until then it may be anybody's, and is left alone."""
     try:
-        os.set_inheritable(fd, False)  # from whoever started us, and for nobody whom we start by the way
         given = socket.socket(fileno=fd)
     except OSError as error:
         raise _explain(address, error) from error
     try:
         if given.type != socket.SOCK_STREAM:
             raise ListenError(f"cannot listen on {address}: it is no stream socket")
-        return adopt_socket(given)
+        if not given.getsockname() or (given.family != socket.AF_UNIX and not given.getsockname()[1]):
+            raise ListenError(f"cannot listen on {address}: it is not bound")  # listen(2) would pick a port
+        listener = adopt_socket(given)
     except OSError as error:
-        given.close()
+        given.detach()
         raise _explain(address, error) from error
     except BaseException:
-        given.close()
+        given.detach()
         raise
+    os.set_inheritable(fd, False)  # from whoever started us, and for nobody whom we start by the way
+    return listener
 
 
 def _remove_stale(path: str) -> None:
@@ -253,6 +257,8 @@ def _explain(address: str, error: OSError) -> ListenError:
         return ListenError(f"cannot listen on {address}: nothing is open under that number")
     if error.errno == errno.ENOTSOCK:
         return ListenError(f"cannot listen on {address}: it is no socket")
+    if error.errno == errno.EINVAL:
+        return ListenError(f"cannot listen on {address}: it is no socket that is bound and not connected")
     if error.errno in (errno.EACCES, errno.EPERM):
         return ListenError(f"cannot listen on {address}: this user has no permission to")
     if error.errno == errno.EADDRNOTAVAIL:

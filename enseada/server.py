@@ -10,6 +10,7 @@ import errno
 import logging
 import math
 import socket
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 import trio
@@ -50,10 +51,12 @@ COMPLAINT_INTERVAL = 60.0
 GRACE = 30.0
 """Seconds that requests under way have to finish when the server ends, unless another time is asked for."""
 _NOT_OURS = frozenset(
-    {
-        *(errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN),
-        *(errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH, errno.ETIMEDOUT, errno.ECONNRESET),
-    }
+    getattr(errno, name)
+    for name in (
+        *("ECONNABORTED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENONET"),
+        *("ENOPROTOOPT", "EOPNOTSUPP", "EPERM", "EPROTO", "ETIMEDOUT"),
+    )
+    if hasattr(errno, name)
 )
 """accept(2): what is the matter with the new connection is told by accepting; the next may be well."""
 
@@ -77,20 +80,26 @@ async def adopt_all(listeners: Iterable[AnyListener]) -> list[Listener | StreamL
     try:
         adopted.extend(map(adopt, given))
     except BaseException:
-        await close_listeners([*adopted, *given[len(adopted) :]])
+        with suppress(Exception):  # what matters is why
+            await close_listeners([*adopted, *given[len(adopted) :]])
         raise
     return adopted
 
 
 async def close_listeners(listeners: Iterable[AnyListener]) -> None:
-    """Close all of them, also when cancelled. Waits for nothing."""
-    for listener in listeners:
-        if isinstance(listener, Listener | socket.socket):
-            listener.close()
-        else:
-            with trio.CancelScope(shield=True) as at_once:
-                at_once.cancel()
-                await listener.aclose()
+    """Close all of them, also when cancelled or when one fails, whose error is raised then. Waits for nothing."""
+    async with AsyncExitStack() as stack:
+        for listener in listeners:
+            if isinstance(listener, Listener | socket.socket):
+                stack.callback(listener.close)
+            else:
+                stack.push_async_callback(_close_at_once, listener)
+
+
+async def _close_at_once(resource: trio.abc.AsyncResource | StreamListener) -> None:
+    with trio.CancelScope(shield=True) as at_once:
+        at_once.cancel()
+        await resource.aclose()
 
 
 async def open_listeners(addresses: Iterable[str], *, unix_mode: int = UNIX_MODE) -> list[Listener]:
@@ -123,6 +132,8 @@ async def serve_http(
     task_status: trio.TaskStatus[Sequence[Listener | StreamListener]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve clients of ``listeners``, which it owns, until ``shutdown`` is set or it is cancelled.
+
+    Raises OSError for a socket among ``listeners`` that cannot listen.
 
     ``handler`` is any ``async def handler(request: Request) -> Response``, called once for each request, for many at a
     time. ``listeners`` are what `open_listeners` opened, bound sockets, or trio's own (`trio.SSLListener`, one over
@@ -244,7 +255,7 @@ class _Server:
         now = trio.current_time()
         if now - self._complained >= COMPLAINT_INTERVAL:
             self._complained = now
-            logger.warning("cannot accept connections: %s", error.strerror)
+            logger.warning("cannot accept connections: %s", error.strerror or error)
 
     async def _serve(self, transport: Transport, scheme: str) -> None:
         try:

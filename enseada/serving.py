@@ -70,7 +70,10 @@ async def serve(
     uploads that were cancelled are saved, and their clients can go on with them after the next start.
     """
     # What is handed in is ours from the first moment, so that it is closed also where the start fails.
-    given = None if listeners is None else await adopt_all(listeners)
+    try:
+        given = None if listeners is None else await adopt_all(listeners)
+    except OSError as reason:
+        raise StartError(f"cannot listen on a socket that was handed in: {reason.strerror or reason}") from reason
     try:
         async with open_stores(settings) as (documents, store):
             if given is None:

@@ -340,7 +340,10 @@ def read_ahead(fd: int, start: int, count: int) -> None:
     the next is asked for before it is needed, and copied by nobody. To ask for it by posix_fadvise(2) costs four times
     the CPU, since Linux then makes room for one page at a time.
     """
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+    except OSError:
+        return  # perhaps too many files are open: then whoever sends it waits for the disk
     try:
         stop = start + count
         while start < stop and (sent := os.sendfile(nowhere, fd, start, stop - start)):

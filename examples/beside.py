@@ -29,7 +29,7 @@ async def main(address: str, folder: str) -> None:
 
     async with registry.running(), trio.open_nursery() as nursery:
         if registry.admin_password is not None:
-            print("admin password:", registry.admin_password)
+            print("admin password:", registry.admin_password, flush=True)
         listeners = await enseada.open_listeners([address])
         await nursery.start(enseada.serve_http, handler, listeners)
         print("listening on", *(listener.address for listener in listeners), flush=True)

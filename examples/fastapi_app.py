@@ -19,7 +19,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """What is mounted has no lifespan of its own, so the registry runs within this one."""
     async with registry.running():
         if registry.admin_password is not None:
-            print("admin password:", registry.admin_password)
+            print("admin password:", registry.admin_password, flush=True)
         yield
 
 

@@ -32,7 +32,6 @@ def environment(folder: Path, password: str | None = PASSWORD) -> dict[str, str]
     return env | {
         "ENSEADA_DATA": str(folder / "data"),
         "PYTHONPATH": str(ROOT),
-        "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "error",
         **given,
     }

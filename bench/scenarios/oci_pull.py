@@ -56,6 +56,7 @@ class Pull(Scenario):
         values = {}
         usages: list[Usage] = []
         load_cpu = server_cpu = 0.0
+        _pull(server, pulled, 1, check=False)  # what came between two rounds may have put it out of memory
         for state, clients in KINDS:
             if state == "cold":
                 if server.data is None:

@@ -203,7 +203,7 @@ class Occasion:
         fields = list(headers.items() if hasattr(headers, "items") else headers)
         if retry_after is not None:
             fields.append(("Retry-After", str(retry_after)))
-        Headers.of(fields)  # raises ValueError here rather than in the server
+        _check(fields)
         return self._armed(Refuse(status, code, message, tuple(fields)))
 
     def lose_request(self, *, reset: bool = False) -> Fault:
@@ -259,10 +259,7 @@ class Occasion:
         Raises ValueError for those that are the connection's, X-Request-Id and what says where a message ends: cutting
         and truncating are other faults.
         """
-        for name in headers:
-            if name.lower().encode() in CONNECTION_FIELDS:
-                raise ValueError(f"{name} is the connection's")
-        Headers.of((name, value) for name, value in headers.items() if value is not None)
+        _check((name, value or "") for name, value in headers.items())
         return self._armed(ChangeHeaders(tuple(headers.items())))
 
     def _armed(self, act: Act) -> Fault:
@@ -275,3 +272,10 @@ def _count(count: int) -> int:
     if count < 0:
         raise ValueError("a number of bytes is not negative")
     return count
+
+
+def _check(fields: Iterable[tuple[str, str]]) -> None:
+    """Raise ValueError here rather than in the server for what cannot be sent."""
+    for name, _ in Headers.of(fields).raw:
+        if name in CONNECTION_FIELDS:
+            raise ValueError(f"{name.decode()} is the connection's")

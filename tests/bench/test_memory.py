@@ -36,6 +36,29 @@ def test_what_the_balloon_does(devices: dict[str, tuple[str, str]], taken: bool,
     assert memory.is_taken_back(tmp_path / "nowhere") is False
 
 
+ZONES = """\
+Node 0, zone      DMA
+  pages free     3840
+        min      10
+        high     16
+        managed  3840
+        protection: (0, 3019, 24090)
+  pagesets
+    cpu: 0
+              high:     0
+              high_min: 6
+Node 0, zone   Normal
+        high     25557
+        managed  5394266
+        protection: (0, 0, 0)
+"""
+
+
+def test_what_the_kernel_keeps_free(tmp_path: Path) -> None:
+    (tmp_path / "zoneinfo").write_text(ZONES)
+    assert memory.kept_free(tmp_path / "zoneinfo") == (3840 + 25557) * 4096
+
+
 class Machine:
     """Memory of which so much is free whenever somebody looks; and what is read meanwhile."""
 
@@ -53,7 +76,7 @@ class Machine:
 
 
 def test_memory_is_filled_until_little_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    low = memory.LEFT_BYTES
+    low = memory.kept_free() + memory.MARGIN
     # The first look is for the total.
     machine = Machine(monkeypatch, 10 * STEP, [0, low + 2 * STEP, low + STEP, low, low + 1, low, low])
     with memory.cache(tmp_path) as fill:
@@ -67,7 +90,7 @@ def test_memory_is_filled_until_little_is_free(tmp_path: Path, monkeypatch: pyte
 
 
 def test_it_ends_where_reading_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine(monkeypatch, 2 * STEP, [memory.LEFT_BYTES + 1] * 5)
+    machine = Machine(monkeypatch, 2 * STEP, [memory.kept_free() + memory.MARGIN + 1] * 5)
     with memory.cache(tmp_path) as fill:
         fill()
         fill()

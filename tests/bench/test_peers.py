@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from typing import TYPE_CHECKING
 
 import psutil
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.server import Server
+
+DEADLINE = 30.0
 
 
 def need(program: str) -> None:
@@ -58,4 +61,7 @@ def test_one_worker_is_one_whatever_the_run_says(tmp_path: Path) -> None:
 def test_nginx_gets_its_workers(tmp_path: Path) -> None:
     need("nginx")
     with NGINX.start(tmp_path, 2) as server:
+        deadline = time.monotonic() + DEADLINE
+        while len(psutil.Process(server.tree.pid).children()) < 2:  # the first to be there answers
+            assert time.monotonic() < deadline
         assert len(psutil.Process(server.tree.pid).children()) == 2

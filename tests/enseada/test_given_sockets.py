@@ -55,6 +55,21 @@ def test_a_socket_that_is_handed_in_outlives_who_serves_it(workers: str, tmp_pat
                 process.wait()
 
 
+@pytest.mark.parametrize("number", range(3, 9))
+def test_what_a_server_has_open_itself_is_not_taken_for_what_was_handed_in(number: int, tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(tmp_path / "data", "--listen", f"fd:{number}", "--workers", "1"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"cannot listen on fd:{number}: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_what_is_not_handed_in_is_told_in_a_sentence(tmp_path: Path) -> None:
     read, write = os.pipe()
     try:

@@ -156,12 +156,21 @@ def test_what_is_given_twice() -> None:
 
 
 def test_what_is_given_and_is_no_such_socket() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, open(os.devnull) as file:
+    """It is left as it is: it may be anybody's."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as connected,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+        socket.socket() as unbound,
+        open(os.devnull) as file,
+    ):
         before = len(os.listdir("/proc/self/fd"))
         closed = os.dup(file.fileno())
         os.close(closed)
         for number, why in (
-            (os.dup(datagrams.fileno()), "no stream socket"),
+            (datagrams.fileno(), "no stream socket"),
+            (unbound.fileno(), "not bound"),
+            (connected.fileno(), "no socket that is bound and not connected"),
             (file.fileno(), "no socket"),
             (closed, "nothing is open under that number"),
         ):

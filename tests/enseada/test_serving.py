@@ -221,7 +221,7 @@ async def test_what_is_handed_in_is_closed_if_one_cannot_listen(cancelled: bool,
         with trio.CancelScope() as scope:
             if cancelled:
                 scope.cancel()
-            with pytest.raises(OSError, match="in use"):
+            with pytest.raises(enseada.StartError, match="handed in: Address already in use"):
                 await enseada.serve(cheap_settings(data=tmp_path / "data"), listeners=given)
     finally:
         taken.close()
