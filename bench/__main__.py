@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-OURS = ("bench", "enseada")
-CANNOT_RUN = 1
+from bench.errors import end_without
 
 
 def start() -> None:
@@ -13,11 +10,7 @@ def start() -> None:
     try:
         from bench.cli import main
     except ModuleNotFoundError as reason:
-        missing = (reason.name or "").partition(".")[0]
-        if not missing or missing in OURS:
-            raise
-        print(f"bench: {missing} is not here: pip install '.[bench]'", file=sys.stderr)
-        sys.exit(CANNOT_RUN)
+        end_without(reason)
     main(prog_name="python -m bench")
 
 

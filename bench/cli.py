@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from bench import records, runner, scenarios, table
-from bench.errors import CannotMeasure
+from bench.errors import CannotMeasure, end_without
 from bench.peers.elsewhere import Elsewhere
 from bench.running import ROOT
 from bench.scenarios import SCENARIOS
@@ -105,8 +105,8 @@ def report(files: tuple[Path, ...], page: Path) -> None:
     """Turn JSON files of runs into docs/benchmarks.md, with plots beside it."""
     try:
         from bench import report as pages  # matplotlib takes a second to import, and only this command draws
-    except ImportError as reason:
-        _fail(f"{reason}: pip install '.[bench]'")
+    except ModuleNotFoundError as reason:
+        end_without(reason)
 
     try:
         outcomes = [outcome for file in files for outcome in records.read(file)]
