@@ -1,4 +1,4 @@
-"""The one error that ends a benchmark with an exit code."""
+"""What ends a benchmark with an exit code, and in one sentence."""
 
 from __future__ import annotations
 
