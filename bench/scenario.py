@@ -80,7 +80,8 @@ class Scenario(ABC):
     workers: ClassVar[int] = 1
     """Cores for each side, where the command line does not say."""
     moves_much: ClassVar[bool] = False
-    """A round takes hundreds of MiB of memory or more, for files or for connections: see `bench.memory`."""
+    """A round takes so much memory, for files, connections or processes, that it weighs in the figures how memory is to
+    be had: see `bench.memory`."""
     fresh: ClassVar[bool] = False
     """Each round has a server of its own, whose data is removed after it."""
 

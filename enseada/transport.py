@@ -39,7 +39,7 @@ SEND_STEP = 64 * KIB
 """Bytes of one write to a trio stream: its deadline is for so many."""
 SENDFILE_STEP = 1 * MIB
 """Bytes of one sendfile call at most."""
-SENDFILE_EASE = 4
+SENDFILE_EASE = 8
 """So many times less than other bytes costs one that goes from a file to a socket: nobody copies or hashes it here."""
 READ_AHEAD = 4 * MIB
 """Bytes that are waited for together where a file is not in memory: to go to a thread costs as much as to send some."""

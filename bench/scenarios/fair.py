@@ -64,7 +64,7 @@ class Fair(Scenario):
 
     def prepare(self, server: Server, run: Run) -> None:
         """See `Scenario`."""
-        free = shutil.disk_usage(server.data or run.folder).free
+        free = shutil.disk_usage(run.folder).free
         if free < 2 * _bytes(run):
             raise CannotMeasure(f"{_bytes(run) / 2**30:.1f} GiB are to be pushed, and {free / 2**30:.1f} GiB are free")
         hold(server, [_held(), image("warm", PUSHES, LEAST_LAYER)], PUSHES)

@@ -32,6 +32,7 @@ class Start(Scenario):
         Figure("memory after the first 200", "MiB"),
     )
     peers = (*REGISTRIES, NGINX)
+    moves_much = True
 
     @contextmanager
     def open(self, peer: Peer, run: Run) -> Iterator[Side]:

@@ -161,7 +161,7 @@ def test_a_push_beside_another_and_beside_the_floor() -> None:
 
 
 def test_starts() -> None:
-    outcome = runner.run(Start(), OTHER, rounds=1)
+    outcome = runner.run(Start(), OTHER, rounds=1, scale=TINY)
     assert [each.figure for each in outcome.figures] == list(Start.figures)
     assert all(min(each.ours + each.theirs) > 0 for each in outcome.figures)
 
