@@ -69,7 +69,6 @@ def cache(folder: Path) -> Iterator[Callable[[], None]]:
     try:
         path.unlink()
         size = psutil.virtual_memory().total
-        left = kept_free() + MARGIN
         os.ftruncate(file, size)
         buffer = bytearray(READ_BYTES)
         position = 0
@@ -77,7 +76,7 @@ def cache(folder: Path) -> Iterator[Callable[[], None]]:
         def fill() -> None:
             nonlocal position
             for _ in range(0, size, STEP):  # not for ever where reading takes no memory, as on a tmpfs
-                if psutil.virtual_memory().free <= left:
+                if psutil.virtual_memory().free <= kept_free() + MARGIN:
                     return
                 for _ in range(0, STEP, READ_BYTES):
                     position = (position + os.preadv(file, [buffer], position)) % size

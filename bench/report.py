@@ -40,7 +40,7 @@ uses: `docker-registry`, `nginx-light`, `wrk`, `hey`, `strace`, and Go for the p
   among them, on both sides alike), and PSS alone beside it.
 - Memory that a virtual machine has freed may be taken back by its host, and then costs more CPU when it is touched
   again than to push as many bytes, and whoever comes first pays. There, free memory is filled with cache before each
-  round, as on a machine that has run for a while.
+  round, as on a machine that has run for a while, in the scenarios whose line about the machine says so.
 - The load runs on the same machine, in processes of its own, and what it takes itself is told under each table. Bodies
   leave by sendfile; bytes that are pushed are new in each round; bytes that are downloaded are thrown away in the
   kernel, after they were downloaded once and their digests were right.

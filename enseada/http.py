@@ -29,15 +29,20 @@ def _key(name: str) -> bytes:
     return name.lower().encode("ascii")
 
 
+@lru_cache(maxsize=256)
+def _new_key(name: str) -> bytes:
+    key = _key(name)
+    if not TOKEN.fullmatch(key):
+        raise ValueError(f"{name!r} is no name of a field")
+    return key
+
+
 def _field(name: str, value: str) -> tuple[bytes, bytes]:
     written = value.encode("latin-1")
     # What is printable holds no control character, and that is soon known.
     if not value.isprintable() and written.translate(None, VALUE_BYTES):
         raise ValueError(f"the value of {name} holds a line break or another control character: {value!r}")
-    key = _key(name)
-    if not TOKEN.fullmatch(key):
-        raise ValueError(f"{name!r} is no name of a field")
-    return key, written
+    return _new_key(name), written
 
 
 class Headers:

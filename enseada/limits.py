@@ -17,7 +17,7 @@ MAY_BE_ZERO = frozenset({"gather_time"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a client may ask of us. Raises ValueError for a limit that is not positive."""
+    """What a client may ask of us. Raises ValueError for a limit that is not positive; 0 switches `MAY_BE_ZERO` off."""
 
     # The head of a request (RFC 9112 3, 5; RFC 6585 5).
     head_bytes: int = 32 * KIB

@@ -96,9 +96,9 @@ class Target:
 
 def adopt_socket(bound: socket.socket) -> Listener:
     """A listener over a socket that somebody else has bound, which listens from now on. Raises OSError."""
+    bound.listen(BACKLOG)  # first: nothing is changed of a socket that cannot
     if bound.family in (socket.AF_INET, socket.AF_INET6):
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    bound.listen(BACKLOG)
     bound.setblocking(False)
     return Listener(bound, address_of(bound))
 
@@ -225,11 +225,13 @@ def _listen_given(fd: int, address: str) -> Listener:
         if not given.getsockname() or (given.family != socket.AF_UNIX and not given.getsockname()[1]):
             raise ListenError(f"cannot listen on {address}: it is not bound")  # listen(2) would pick a port
         listener = adopt_socket(given)
-    except OSError as error:
+    except BaseException as error:
         given.detach()
-        raise _explain(address, error) from error
-    except BaseException:
-        given.detach()
+        if isinstance(error, OSError) and error.errno == errno.EINVAL:
+            what = "it is no socket that is bound and not connected"
+            raise ListenError(f"cannot listen on {address}: {what}") from error
+        if isinstance(error, OSError):
+            raise _explain(address, error) from error
         raise
     os.set_inheritable(fd, False)  # from whoever started us, and for nobody whom we start by the way
     return listener
@@ -257,8 +259,6 @@ def _explain(address: str, error: OSError) -> ListenError:
         return ListenError(f"cannot listen on {address}: nothing is open under that number")
     if error.errno == errno.ENOTSOCK:
         return ListenError(f"cannot listen on {address}: it is no socket")
-    if error.errno == errno.EINVAL:
-        return ListenError(f"cannot listen on {address}: it is no socket that is bound and not connected")
     if error.errno in (errno.EACCES, errno.EPERM):
         return ListenError(f"cannot listen on {address}: this user has no permission to")
     if error.errno == errno.EADDRNOTAVAIL:

@@ -337,8 +337,8 @@ def read_ahead(fd: int, start: int, count: int) -> None:
     """Wait until a range of a file is in memory. Blocks: for a thread. Raises OSError.
 
     Sent to nowhere, it is read as any file is that somebody reads from one end to the other: in large pieces, of which
-    the next is asked for before it is needed, and copied by nobody. To ask for it by posix_fadvise(2) costs four times
-    the CPU, since Linux then makes room for one page at a time.
+    the next is asked for before it is needed, and copied by nobody. To ask for it by posix_fadvise(2) costs several
+    times the CPU, since Linux then makes room for one page at a time.
     """
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -100,3 +100,21 @@ def test_what_is_no_record(text: str, tmp_path: Path) -> None:
         return
     with pytest.raises(CannotMeasure, match=r"other\.json holds no figures"):
         records.read(path)
+
+
+def test_rounds_of_a_run_that_told_no_variant(tmp_path: Path) -> None:
+    path = tmp_path / "small.json"
+    records.write(outcome(), path)
+    rounds = json.loads(records.beside(path).read_text())
+    del rounds["variant"]
+    records.beside(path).write_text(json.dumps(rounds))
+    assert records.read(path) == [outcome()]
+
+
+def test_a_look_whether_it_can_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+    link, target = tmp_path / "small.json", tmp_path / "elsewhere.json"
+    link.symlink_to(target)
+    records.check(link)
+    assert link.is_symlink()
+    assert not target.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["small.json"]

@@ -41,3 +41,9 @@ def test_what_is_no_field_is_refused(name: str, value: str) -> None:
         with pytest.raises(ValueError, match=r"."):
             change(name, value)
     assert headers.raw == before
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:", "a\0"])
+def test_what_is_no_name_is_not_there(name: str) -> None:
+    headers = Headers.of(FIELDS)
+    assert (headers.get(name), headers.get_all(name), name in headers) == (None, [], False)

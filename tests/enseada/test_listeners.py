@@ -176,6 +176,7 @@ def test_what_is_given_and_is_no_such_socket() -> None:
         ):
             with pytest.raises(ListenError, match=f"^cannot listen on fd:{number}: .*{why}$"):
                 open_places([f"fd:{number}"], 2)
+        assert not connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert len(os.listdir("/proc/self/fd")) == before
 
 

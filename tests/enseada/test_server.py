@@ -533,12 +533,14 @@ async def test_content_is_received_as_the_limits_say(monkeypatch: pytest.MonkeyP
         return await really(self, buffer, *how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(SocketTransport, "receive_into", receive_into)
-    async with serving(echo, limits=Limits(read_timeout=7.0, gather_time=0.25)) as server:
-        client = await server.connect()
-        await client.send(post(b"a" * (HEAD_READ + 10)))
-        assert (await client.answer()).status == 200
-    assert (7.0, asked[1][1], 0.25) == asked[1]
-    assert asked[0] == ()
+    for gather_time in (0.25, 0.0):
+        asked.clear()
+        async with serving(echo, limits=Limits(read_timeout=7.0, gather_time=gather_time)) as server:
+            client = await server.connect()
+            await client.send(post(b"a" * (HEAD_READ + 10)))
+            assert (await client.answer()).status == 200
+        assert (7.0, asked[1][1], gather_time) == asked[1]
+        assert asked[0] == ()
 
 
 async def test_transports_of_a_hosts_own() -> None:

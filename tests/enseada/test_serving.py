@@ -15,6 +15,7 @@ import trio
 import trio.testing
 
 import enseada
+from enseada.server import close_listeners
 from tests.enseada.http_client import Client
 from tests.enseada.oci_client import basic, cheap_settings, digest_of
 from tests.enseada.pushing import ask, push_and_pull
@@ -227,6 +228,26 @@ async def test_what_is_handed_in_is_closed_if_one_cannot_listen(cancelled: bool,
         taken.close()
     assert [each.closed for each in memories] == [True, True]
     assert [each.fileno() for each in (bound, second)] == [-1, -1]
+
+
+class Stubborn(MemoryListener):
+    """Cannot be closed without a complaint."""
+
+    async def aclose(self) -> None:
+        self.closed = True
+        raise ZeroDivisionError
+
+
+async def test_one_that_cannot_be_closed_keeps_none_of_the_others_open(tmp_path: Path) -> None:
+    bound, free = socket.socket(), MemoryListener()
+    bound.bind(("127.0.0.1", 0))
+    with pytest.raises(ZeroDivisionError):
+        await close_listeners([free, Stubborn(), bound])
+    assert (free.closed, bound.fileno()) == (True, -1)
+    unbound = socket.socket(socket.AF_UNIX)
+    with pytest.raises(enseada.StartError, match="handed in: Invalid argument"):  # and not the complaint
+        await enseada.serve(cheap_settings(data=tmp_path / "data"), listeners=[Stubborn(), unbound])
+    assert unbound.fileno() == -1
 
 
 async def test_a_shutdown_is_as_good_as_a_cancellation(tmp_path: Path) -> None:

@@ -178,6 +178,19 @@ def test_reading_ahead_stops_at_the_end(tmp_path: Path) -> None:
         os.close(fd)
 
 
+def test_nothing_is_read_ahead_where_no_more_files_may_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"short")
+    fd = os.open(tmp_path / "file", os.O_RDONLY)
+    try:
+        monkeypatch.setattr(os, "devnull", str(tmp_path / "missing"))
+        read_ahead(fd, 0, MIB)
+        assert os.read(fd, 9) == b"short"
+    finally:
+        os.close(fd)
+
+
 @KINDS
 async def test_a_peer_that_has_gone(kind: str) -> None:
     with pair(kind) as (client, transport):

@@ -507,6 +507,8 @@ def test_several_at_one_request(enseada_registry: RunningRegistry, faults: Fault
         ("refuse", {"status": 600}),
         ("refuse", {"retry_after": "1\r\nX: y"}),
         ("refuse", {"headers": {"X": "a\nb"}}),
+        ("refuse", {"headers": {"Content-Length": "1"}}),
+        ("refuse", {"headers": {"x-request-id": "1"}}),
         ("cut_request", {"after": -1}),
         ("cut_answer", {"after": -1}),
         ("truncate", {"after": -1}),
@@ -516,6 +518,7 @@ def test_several_at_one_request(enseada_registry: RunningRegistry, faults: Fault
         ("change_headers", {"headers": {"X-Request-Id": "1"}}),
         ("change_headers", {"headers": {"X": "a\nb"}}),
         ("change_headers", {"headers": {"X:": "a"}}),
+        ("change_headers", {"headers": {"X:": None}}),
     ],
 )
 def test_faults_that_cannot_be(method: str, arguments: dict[str, Any]) -> None:
