@@ -71,6 +71,8 @@ def test_no_layer_is_taken_twice_and_cold_is_cold(registry: Registry, tmp_path: 
     Pull().measure(server(registry, data), run, 1)
     layers = oci_pull.MANY
     rounds = [registry.requests[start : start + layers] for start in range(0, len(registry.requests), layers)]
+    _, *rounds = rounds  # the first only makes it warm
+    del warm[:layers]
     assert [len({seen.target for seen in each}) for each in rounds] == [layers] * len(oci_pull.KINDS)
     assert warm[: 2 * layers : layers] == [1.0, 1.0]
     assert max(warm[2 * layers :: layers]) <= coldness.WARM_SHARE
