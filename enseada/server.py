@@ -33,7 +33,7 @@ from enseada.streamlistener import StreamListener
 from enseada.transport import SocketTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
     from typing import Any
 
     from enseada.exchange import Exchange
@@ -93,13 +93,14 @@ async def close_listeners(listeners: Iterable[AnyListener]) -> None:
             if isinstance(listener, Listener | socket.socket):
                 stack.callback(listener.close)
             else:
-                stack.push_async_callback(_close_at_once, listener)
+                stack.push_async_callback(_at_once, listener.aclose)
 
 
-async def _close_at_once(resource: trio.abc.AsyncResource | StreamListener) -> None:
-    with trio.CancelScope(shield=True) as at_once:
-        at_once.cancel()
-        await resource.aclose()
+async def _at_once(close: Callable[[], Awaitable[None]]) -> None:
+    """Close without waiting for anything, also when cancelled."""
+    with trio.CancelScope(shield=True) as scope:
+        scope.cancel()
+        await close()
 
 
 async def open_listeners(addresses: Iterable[str], *, unix_mode: int = UNIX_MODE) -> list[Listener]:
@@ -245,9 +246,7 @@ class _Server:
         try:
             await self._room.acquire()
         except BaseException:
-            with trio.CancelScope(shield=True) as at_once:
-                at_once.cancel()
-                await transport.abort()
+            await _at_once(transport.abort)
             raise
         return transport
 

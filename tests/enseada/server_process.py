@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 MIB = 1024 * 1024
 DEADLINE = 30.0
@@ -339,11 +339,23 @@ def wait_for_refusal(port: int) -> None:
         assert time.monotonic() < deadline
 
 
-def refused(data: Path, *flags: str) -> tuple[int, str]:
-    """Run `enseada serve` where it cannot start; return its exit code and what it says about it."""
+def refusal(data: Path, *flags: str, handed_in: Sequence[int] = ()) -> subprocess.CompletedProcess[str]:
+    """Run `enseada serve`, which has the descriptors ``handed_in``, where it cannot start."""
     done = subprocess.run(
-        command(data, *flags), capture_output=True, text=True, timeout=DEADLINE, env=environment(), check=False
+        command(data, *flags),
+        pass_fds=handed_in,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        env=environment(),
+        check=False,
     )
     assert "Traceback" not in done.stderr
     assert "listening" not in done.stdout
+    return done
+
+
+def refused(data: Path, *flags: str) -> tuple[int, str]:
+    """As `refusal`: its exit code and what it says about it."""
+    done = refusal(data, *flags)
     return done.returncode, done.stderr

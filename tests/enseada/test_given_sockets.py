@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.enseada.server_process import DEADLINE, command, environment
+from tests.enseada.server_process import DEADLINE, command, environment, refusal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +22,13 @@ def ask(port: int) -> int:
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)) as client:
         client.request("GET", "/-/live")
         return client.getresponse().status
+
+
+def refused(data: Path, number: int, workers: str, *handed_in: int) -> str:
+    """What is said by a server that is to listen on a descriptor, and cannot start."""
+    done = refusal(data, "--listen", f"fd:{number}", "--workers", workers, handed_in=handed_in)
+    assert (done.returncode, done.stdout) == (1, "")
+    return done.stderr
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -57,34 +64,15 @@ def test_a_socket_that_is_handed_in_outlives_who_serves_it(workers: str, tmp_pat
 
 @pytest.mark.parametrize("number", range(3, 9))
 def test_what_a_server_has_open_itself_is_not_taken_for_what_was_handed_in(number: int, tmp_path: Path) -> None:
-    done = subprocess.run(
-        command(tmp_path / "data", "--listen", f"fd:{number}", "--workers", "1"),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert f"cannot listen on fd:{number}: " in done.stderr
-    assert "Traceback" not in done.stderr
+    said = refused(tmp_path / "data", number, "1")  # without a traceback
+    assert f"cannot listen on fd:{number}: " in said
 
 
 def test_what_is_not_handed_in_is_told_in_a_sentence(tmp_path: Path) -> None:
     read, write = os.pipe()
     try:
         for number, why in ((read, "it is no socket"), (987, "nothing is open under that number")):
-            done = subprocess.run(
-                command(tmp_path / "data", "--listen", f"fd:{number}", "--workers", "2"),
-                pass_fds=[read],
-                env=environment(),
-                capture_output=True,
-                text=True,
-                timeout=DEADLINE,
-                check=False,
-            )
-            assert (done.returncode, done.stdout) == (1, "")
-            assert f"cannot listen on fd:{number}: {why}" in done.stderr
+            assert f"cannot listen on fd:{number}: {why}" in refused(tmp_path / "data", number, "2", read)
     finally:
         os.close(read)
         os.close(write)
